@@ -1,0 +1,102 @@
+//! What an image needs from init and agent: one JSON file in the initramfs, written by the image builder from the manifest.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The guest configuration, [`crate::paths::INITRAMFS_CONFIG`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestConfig {
+    /// Build id of the agent and init in this initramfs.
+    pub build_id: String,
+    /// Kernel release the modules belong to.
+    pub kernel_release: String,
+    /// File names below [`crate::paths::INITRAMFS_MODULES`], in load order.
+    pub modules: Vec<String>,
+    /// Filesystem of the root device.
+    pub root_fs: RootFs,
+    /// Who is PID 1 after the root is mounted.
+    pub handover: Handover,
+    /// Services that init supervises, in start order. The agent is not listed: init always supervises it.
+    pub services: Vec<Service>,
+    /// The display to watch, if the image has one.
+    pub display: Option<Display>,
+}
+
+/// Filesystem of the root device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootFs {
+    /// Read-only, compressed or not.
+    Erofs,
+    /// Read-only as we mount it.
+    Ext4,
+    /// Read-only, compressed.
+    Squashfs,
+}
+
+impl RootFs {
+    /// The name that mount(2) takes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Erofs => "erofs",
+            Self::Ext4 => "ext4",
+            Self::Squashfs => "squashfs",
+        }
+    }
+}
+
+/// Who is PID 1 after the root is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Handover {
+    /// airlock-init stays PID 1 and supervises.
+    Supervise,
+}
+
+/// One supervised program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Name in logs.
+    pub name: String,
+    /// Absolute path of the program, and its arguments.
+    pub command: Vec<String>,
+    /// User to run as; `root` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Environment besides `PATH`, `HOME`, `USER`.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Unix socket that must accept connections before this service is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_for_socket: Option<String>,
+    /// What follows an exit.
+    #[serde(default)]
+    pub restart: Restart,
+}
+
+/// What follows an exit of a service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Restart {
+    /// Start again, with a growing pause.
+    #[default]
+    Always,
+    /// Leave it.
+    Never,
+}
+
+/// The display that the agent watches for `display_up`, `browser_up` and `page_painted`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Display {
+    /// X display number: socket `/tmp/.X11-unix/X<number>`.
+    pub number: u8,
+    /// Second part of the browser window's `WM_CLASS`.
+    pub browser_class: String,
+    /// User who owns the browser.
+    pub user: String,
+    /// Command that opens a page in the running browser; the URL is added as last argument.
+    pub open_command: Vec<String>,
+}

@@ -1,0 +1,3 @@
+//! In-guest service: health, control channel, login, capture.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! First process of the guest: network, root, supervision.
+
+fn main() {}

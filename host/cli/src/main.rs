@@ -1,0 +1,3 @@
+//! The airlock binary: daemon, client and local tools.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Pure decisions: ids, boot machine, session machine, steps and plans.

@@ -1,0 +1,1 @@
+//! The only host crate that touches Linux: network, process, VMM drivers, control channel, probes.

@@ -1,0 +1,1 @@
+//! VM task, executor, login flow, vault, evidence, store.

@@ -1,0 +1,1 @@
+//! Golden image builder and registry.

@@ -1,0 +1,1 @@
+//! HTTP API, events, viewer bridge, authentication, web page.

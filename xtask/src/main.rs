@@ -1,0 +1,3 @@
+//! Project tasks: arrows between crates, benches, reports.
+
+fn main() {}
