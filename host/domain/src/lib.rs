@@ -1,1 +1,23 @@
-//! Pure decisions: ids, boot machine, session machine, steps and plans.
+//! Pure decisions of the host: no clock, no file system, no environment, no runtime. `now` is always an argument.
+//!
+//! * [`ids`]: identities
+//! * [`config`]: the daemon's configuration, parsed and validated before anything is opened
+//! * [`network`]: the private network of an installation and the names in it
+//! * [`vmm`]: what a VMM driver is asked to start
+//! * [`provider`]: how a tool signs in
+//! * [`cause`]: the fault catalogue's codes, each with its remedy
+//! * [`boot`]: the boot machine, `(state, event, now) -> outputs`
+//! * [`session`]: the session machine
+//! * [`step`]: what a start does, each step beside its undo
+
+pub mod boot;
+pub mod cause;
+pub mod config;
+pub mod ids;
+pub mod network;
+pub mod provider;
+pub mod session;
+pub mod step;
+pub mod vmm;
+
+pub use ids::{SessionId, VmId};

@@ -1,0 +1,90 @@
+//! What a VMM driver is asked to start, and what it says about a process.
+
+use std::path::PathBuf;
+
+use airlock_protocol::MacAddr;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::VmId;
+
+/// Which VMM runs a guest, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriverKind {
+    /// QEMU with hardware virtualization.
+    QemuKvm,
+    /// QEMU with emulation.
+    QemuTcg,
+    /// Firecracker.
+    Firecracker,
+}
+
+impl std::fmt::Display for DriverKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::QemuKvm => "qemu-kvm",
+            Self::QemuTcg => "qemu-tcg",
+            Self::Firecracker => "firecracker",
+        })
+    }
+}
+
+/// One VM to start. Everything it names exists already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmmSpec {
+    /// Whose process it will be.
+    pub vm_id: VmId,
+    /// The VM's own directory: sockets, console, VMM log; removed with the VM.
+    pub dir: PathBuf,
+    /// Kernel in the driver's format.
+    pub kernel: PathBuf,
+    /// Initial RAM filesystem.
+    pub initramfs: PathBuf,
+    /// Root filesystem, opened read-only and shared.
+    pub rootfs: PathBuf,
+    /// The part of the kernel command line that does not depend on the driver.
+    pub cmdline: String,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// Virtual CPUs.
+    pub vcpus: u8,
+    /// Network interfaces in the order of their slots.
+    pub nics: Vec<Nic>,
+}
+
+/// One network interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    /// TAP in the installation's namespace; none for an interface that is connected to nothing.
+    pub tap: Option<String>,
+    /// Hardware address.
+    pub mac: MacAddr,
+}
+
+/// A process that can be recognized after a restart: a pid alone is reused, a pid with its start time is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Process id.
+    pub pid: i32,
+    /// Field 22 of `/proc/<pid>/stat`, in clock ticks since the host booted (proc(5)).
+    pub start_ticks: u64,
+}
+
+/// How a VMM process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmmExit {
+    /// Exit code, if it exited.
+    pub code: Option<i32>,
+    /// Signal number, if it was killed.
+    pub signal: Option<i32>,
+}
+
+impl std::fmt::Display for VmmExit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.code, self.signal) {
+            (_, Some(signal)) => write!(f, "killed by signal {signal}"),
+            (Some(code), None) => write!(f, "exited with code {code}"),
+            (None, None) => f.write_str("ended, status unknown (not our child)"),
+        }
+    }
+}
