@@ -1,1 +1,192 @@
-//! placeholder
+//! The daemon's configuration: TOML, every field with a default, validated as a whole before anything is opened.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::network::NetworkSpec;
+
+/// A validated configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where everything durable lives.
+    pub state_dir: PathBuf,
+    /// Address of the HTTP API.
+    pub listen: SocketAddr,
+    /// Base of the absolute links given to users, e.g. `https://airlock.example`; `http://<listen>` if absent.
+    pub public_url: Option<String>,
+    /// The private network.
+    pub network: NetworkSpec,
+    /// Which VMM runs the guests.
+    pub driver: DriverChoice,
+    /// Seconds from `planned` to `ready` before a boot fails.
+    pub boot_deadline_s: u64,
+    /// Seconds from the start of a session until it expires.
+    pub session_deadline_s: u64,
+    /// The demonstration authorization server inside the namespace.
+    pub demo_idp: DemoIdp,
+    /// NICs put before ours in every VM; shows that the guest finds its own by MAC.
+    pub extra_nics: u8,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/airlock".into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 4000)),
+            public_url: None,
+            network: NetworkSpec::default(),
+            driver: DriverChoice::Auto,
+            boot_deadline_s: 120,
+            session_deadline_s: 900,
+            demo_idp: DemoIdp::default(),
+            extra_nics: 0,
+        }
+    }
+}
+
+/// Which VMM runs the guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriverChoice {
+    /// Decided by a probe boot.
+    #[default]
+    Auto,
+    /// QEMU with KVM.
+    QemuKvm,
+    /// QEMU with emulation.
+    QemuTcg,
+}
+
+/// The demonstration authorization server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DemoIdp {
+    /// Whether the daemon runs it on the guests' gateway address.
+    pub enabled: bool,
+    /// Its TCP port.
+    pub port: u16,
+    /// The one account's name.
+    pub user: String,
+    /// The account's password; made at random at each start if absent.
+    pub password: Option<String>,
+}
+
+impl Default for DemoIdp {
+    fn default() -> Self {
+        Self { enabled: false, port: 4080, user: "alice".into(), password: None }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not TOML, an unknown field, or a value of the wrong kind.
+    #[error("parse the configuration")]
+    Toml(#[from] toml::de::Error),
+    /// A value is out of its range.
+    #[error("configuration field {field} is {value}: {expected}")]
+    Value {
+        /// Dotted name of the field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        expected: &'static str,
+    },
+}
+
+impl Config {
+    /// Parses and validates a TOML text.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks what the types do not.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let refuse = |field, value: &dyn std::fmt::Display, expected| {
+            Err(ConfigError::Value { field, value: value.to_string(), expected })
+        };
+        if !self.state_dir.is_absolute() {
+            return refuse("state_dir", &self.state_dir.display(), "an absolute path");
+        }
+        for (field, name, longest) in
+            [("network.namespace", &self.network.namespace, 64), ("network.bridge", &self.network.bridge, 15)]
+        {
+            let ok = (1..=longest).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+            if !ok {
+                return refuse(field, &format!("{name:?}"), "letters, digits, - and _; at most 15 for a bridge");
+            }
+        }
+        if !(5..=3600).contains(&self.boot_deadline_s) {
+            return refuse("boot_deadline_s", &self.boot_deadline_s, "between 5 and 3600 seconds");
+        }
+        if !(10..=86_400).contains(&self.session_deadline_s) {
+            return refuse("session_deadline_s", &self.session_deadline_s, "between 10 and 86400 seconds");
+        }
+        if self.extra_nics > 4 {
+            return refuse("extra_nics", &self.extra_nics, "at most 4");
+        }
+        if let Some(url) = &self.public_url
+            && !(url.starts_with("http://") || url.starts_with("https://"))
+        {
+            return refuse("public_url", url, "an http:// or https:// URL");
+        }
+        if self.demo_idp.user.is_empty() {
+            return refuse("demo_idp.user", &"\"\"", "a name");
+        }
+        Ok(())
+    }
+
+    /// Base of absolute links, without a slash at the end.
+    pub fn public_base(&self) -> String {
+        match &self.public_url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("http://{}", self.listen),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error;
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn reads_another_pool() {
+        let config = Config::parse("[network]\nnamespace = \"t1\"\nsubnet = \"10.77.0.1/20\"\n").unwrap();
+        assert_eq!(config.network.subnet.to_string(), "10.77.0.1/20");
+        assert_eq!(config.network.bridge, "br0");
+    }
+
+    #[test]
+    fn refusals_name_the_field() {
+        let err = Config::parse("boot_deadlin_s = 3").unwrap_err();
+        assert!(err.source().unwrap().to_string().contains("boot_deadlin_s"), "{err:?}");
+        for (text, field) in [
+            ("state_dir = \"relative\"", "state_dir"),
+            ("boot_deadline_s = 1", "boot_deadline_s"),
+            ("session_deadline_s = 1", "session_deadline_s"),
+            ("extra_nics = 9", "extra_nics"),
+            ("public_url = \"airlock.example\"", "public_url"),
+            ("[network]\nbridge = \"a-bridge-name-too-long\"", "network.bridge"),
+            ("[network]\nnamespace = \"../x\"", "network.namespace"),
+        ] {
+            match Config::parse(text) {
+                Err(ConfigError::Value { field: named, .. }) => assert_eq!(named, field),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+        assert!(Config::parse("[network]\nsubnet = \"8.8.8.1/24\"").is_err());
+    }
+}

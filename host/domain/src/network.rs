@@ -10,6 +10,7 @@ use crate::ids::VmId;
 
 /// What the daemon makes once per installation. Pool and bridge share one source, so they cannot disagree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct NetworkSpec {
     /// Name of the network namespace (`/run/netns/<name>`).
     pub namespace: String,
@@ -17,6 +18,13 @@ pub struct NetworkSpec {
     pub bridge: String,
     /// Subnet with the bridge's own address.
     pub subnet: Subnet,
+}
+
+impl Default for NetworkSpec {
+    fn default() -> Self {
+        let subnet = Subnet { gateway: Ipv4Addr::new(192, 168, 100, 1), prefix: 24 };
+        Self { namespace: "airlock".into(), bridge: "br0".into(), subnet }
+    }
 }
 
 /// An IPv4 subnet and the gateway's address in it, written `192.168.100.1/24`.
