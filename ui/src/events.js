@@ -1,0 +1,64 @@
+// Follows a session's events and survives every interruption: reopens with a growing pause, and asks for the state itself when
+// the stream is refused. Ends after a final state, or after a refusal that asking again cannot change.
+
+import { ApiError } from "./api.js";
+import { backoff } from "./closing.js";
+import { isOver } from "./session.js";
+
+/**
+ * Calls `onState(session, dateHeader?)`, `onStage(report)`, `onLink("live" | "lost")` and `onRefused()`.
+ * Returns `refresh()`, which asks for the state now.
+ */
+export function followSession(api, { onState, onStage, onLink, onRefused }) {
+  let attempt = 0;
+  let ended = false;
+  let source = null;
+
+  function take(session, date) {
+    if (ended) return;
+    if (isOver(session.state)) end();
+    onState(session, date);
+  }
+
+  function end() {
+    ended = true;
+    source?.close();
+  }
+
+  function open() {
+    if (ended) return;
+    source = api.events();
+    source.addEventListener("open", () => {
+      attempt = 0;
+      onLink("live");
+    });
+    source.addEventListener("state", (event) => take(JSON.parse(event.data)));
+    source.addEventListener("stage", (event) => onStage(JSON.parse(event.data)));
+    source.addEventListener("error", () => {
+      // The browser's own retry neither backs off nor tells a refusal from a loss, so this stream is given up.
+      source.close();
+      if (ended) return;
+      onLink("lost");
+      refresh();
+      setTimeout(open, backoff(attempt, Math.random()));
+      attempt += 1;
+    });
+  }
+
+  async function refresh() {
+    try {
+      const { session, date } = await api.session();
+      take(session, date);
+    } catch (error) {
+      if (error instanceof ApiError && error.refused && !ended) {
+        end();
+        onRefused();
+      }
+      // Anything else is a loss on the way; the event stream is being reopened and brings the state.
+    }
+  }
+
+  refresh();
+  open();
+  return refresh;
+}

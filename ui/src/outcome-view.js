@@ -1,0 +1,42 @@
+// The panel that ends every session: what happened, why, and what to do next.
+
+import { byId, make } from "./dom.js";
+import { outcomeOf } from "./session.js";
+import { labelOf } from "./stages.js";
+
+/** Fills the panel from the session and moves the list of stages below it. */
+export function drawOutcome(session, { stagesKnown }) {
+  const outcome = outcomeOf(session);
+  byId("outcome").dataset.tone = outcome.tone;
+  byId("outcome-title").textContent = outcome.title;
+  byId("outcome-text").textContent = outcome.text;
+  byId("outcome-facts").replaceChildren(...outcome.facts.map(drawFact));
+  const history = byId("history");
+  history.hidden = !stagesKnown;
+  history.open = outcome.tone === "bad";
+  history.append(byId("phases"));
+}
+
+function drawFact([term, value, kind]) {
+  const content = make("dd", "");
+  if (kind === "stage") content.append(labelOf(value), " ", make("code", "", value));
+  else if (kind) content.append(make("code", "", value));
+  else content.append(value);
+  if (kind === "copy" && navigator.clipboard) content.append(copyButton(value));
+  return make("div", "fact", make("dt", "", term), content);
+}
+
+function copyButton(value) {
+  const button = make("button", "button small", "Copy");
+  button.type = "button";
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(value);
+      button.textContent = "Copied";
+    } catch {
+      // Refused by the browser: the id is on the page and can be selected by hand.
+      button.textContent = "Select it by hand";
+    }
+  });
+  return button;
+}

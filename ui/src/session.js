@@ -1,0 +1,93 @@
+// What a session's state means for the page. Pure.
+
+const OVER = new Set(["completed", "failed", "cancelled", "expired"]);
+
+/** Whether a state is final. */
+export function isOver(state) {
+  return OVER.has(state);
+}
+
+/**
+ * Which part of the page is shown: `boot` (the list of stages), `screen`, or `outcome`. The screen waits for a drawn page, so
+ * that nobody looks at a black rectangle.
+ */
+export function viewOf({ state, connected, painted }) {
+  if (isOver(state) || state === "refused") return "outcome";
+  const usable = painted || state === "awaiting_user" || state === "capturing";
+  return connected && usable ? "screen" : "boot";
+}
+
+/** One line on what happens now, for the top bar and screen readers. */
+export function statusText(state) {
+  switch (state) {
+    case "starting":
+    case "booting":
+      return "Starting";
+    case "awaiting_user":
+      return "Waiting for you to sign in";
+    case "capturing":
+      return "Signed in, saving";
+    case "completed":
+      return "Signed in";
+    case "failed":
+      return "Failed";
+    case "cancelled":
+      return "Cancelled";
+    case "expired":
+      return "Expired";
+    case "refused":
+      return "Link not valid";
+    default:
+      return "Connecting";
+  }
+}
+
+/** The outcome panel of a final state: `{tone, title, text, facts: [[term, value]]}`; tone is `good`, `bad` or `quiet`. */
+export function outcomeOf(session) {
+  const tool = session.provider ? `“${session.provider}”` : "the tool";
+  switch (session.state) {
+    case "completed":
+      return {
+        tone: "good",
+        title: "You are signed in",
+        text: `The sign-in to ${tool} is stored, sealed, in the vault. The machine you used is being destroyed. You can close this window.`,
+        facts: [],
+      };
+    case "cancelled":
+      return {
+        tone: "quiet",
+        title: "Sign-in cancelled",
+        text: "Nothing was saved. The machine is being destroyed. You can close this window.",
+        facts: [],
+      };
+    case "expired":
+      return {
+        tone: "quiet",
+        title: "The time ran out",
+        text: "Nobody finished the sign-in before the deadline, so the machine is being destroyed. Nothing was saved.",
+        facts: [["What to do", session.remedy ?? session.error?.remedy ?? "Start a new sign-in when you are ready."]],
+      };
+    case "refused":
+      return {
+        tone: "quiet",
+        title: "This link is no longer valid",
+        text: "A viewer link works once, in one browser. It may have been used already, or its session is gone.",
+        facts: [["What to do", "Ask for a new link, or start a new sign-in."]],
+      };
+    default: {
+      const error = session.error ?? {};
+      const facts = [
+        ["What to do", error.remedy ?? session.remedy],
+        ["Cause", error.cause ?? session.cause, "code"],
+        ["Failed step", error.stage ?? session.stage, "stage"],
+        ["Evidence", session.evidenceId, "copy"],
+      ];
+      return {
+        tone: "bad",
+        title: "The sign-in failed",
+        text: error.message ?? "The session ended without a credential. Nothing was saved.",
+        facts: facts.filter(([, value]) => value),
+      };
+    }
+  }
+}
