@@ -1,3 +1,49 @@
-//! Project tasks: arrows between crates, benches, reports.
+//! Project tasks: arrows between crates, sizes, benches.
+//!
+//! Every task is a report: it prints for a person, and with `--json` one JSON object as its last line. A task that found
+//! what it forbids, or could not measure, exits with 1 and says why.
 
-fn main() {}
+mod bench;
+mod deps;
+mod run;
+mod sizes;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Tasks of the Airlock project.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Check the arrows between the crates and the walls around them (ARCHITECTURE.md).
+    Deps,
+    /// Count crates and file lengths.
+    Sizes(sizes::Args),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().task {
+        Task::Deps => deps::check(),
+        Task::Sizes(args) => sizes::report(&args),
+        Task::Bench(bench) => bench::run(&bench),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,85 @@
+//! The flags that both sides of the boot bench share: machine, CPU, accelerator, processors, memory.
+//!
+//! When ours is measured first, they are read from the command line of its QEMU process, so the two cannot drift apart.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+/// Flags with their values, in order, e.g. `-M q35,...`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedFlags(pub Vec<(String, String)>);
+
+/// The flags of QEMU that have to be equal on both sides.
+const SHARED: &[&str] = &["-M", "-machine", "-cpu", "-accel", "-smp", "-m"];
+
+impl Default for SharedFlags {
+    /// What is used when ours is not measured in the same run.
+    fn default() -> Self {
+        let flags = [
+            ("-M", "q35,usb=off,hpet=off,vmport=off"),
+            ("-cpu", "Nehalem"),
+            ("-accel", "tcg,thread=multi,tb-size=512"),
+            ("-smp", "2"),
+            ("-m", "1024"),
+        ];
+        Self(flags.map(|(flag, value)| (flag.to_owned(), value.to_owned())).to_vec())
+    }
+}
+
+impl SharedFlags {
+    /// Reads them from a command line.
+    fn from_args<'a>(args: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut flags = Vec::new();
+        let mut args = args.into_iter();
+        while let Some(arg) = args.next() {
+            if SHARED.contains(&arg)
+                && let Some(value) = args.next()
+            {
+                flags.push((arg.to_owned(), value.to_owned()));
+            }
+        }
+        Self(flags)
+    }
+
+    /// Reads them from the running QEMU whose command line holds `mark`.
+    pub fn of_running(mark: &str) -> Result<Self> {
+        for entry in std::fs::read_dir("/proc").context("list /proc")?.flatten() {
+            // A process may end while it is looked at.
+            let Ok(raw) = std::fs::read(entry.path().join("cmdline")) else { continue };
+            let text = String::from_utf8_lossy(&raw).into_owned();
+            let program = text.split('\0').next().unwrap_or_default();
+            let is_qemu =
+                Path::new(program).file_name().is_some_and(|name| name.to_string_lossy().starts_with("qemu-system"));
+            if is_qemu && text.contains(mark) {
+                return Ok(Self::from_args(text.split('\0')));
+            }
+        }
+        bail!("no running QEMU has {mark} on its command line")
+    }
+
+    /// `tcg` or `kvm`.
+    pub fn accelerator(&self) -> &str {
+        let value = self.0.iter().find(|(flag, _)| flag == "-accel").map_or("tcg", |(_, value)| value.as_str());
+        value.split(',').next().unwrap_or(value)
+    }
+
+    /// As one line.
+    pub fn shown(&self) -> String {
+        self.0.iter().map(|(flag, value)| format!("{flag} {value}")).collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn picks_the_shared_flags_only() {
+        let line = "qemu-system-x86_64 -M q35 -cpu max -nodefaults -accel kvm,x=y -smp 2 -kernel vmlinuz -m 512";
+        let flags = SharedFlags::from_args(line.split(' '));
+        assert_eq!(flags.shown(), "-M q35 -cpu max -accel kvm,x=y -smp 2 -m 512");
+        assert_eq!(flags.accelerator(), "kvm");
+        assert_eq!(SharedFlags::default().accelerator(), "tcg");
+    }
+}
