@@ -1,1 +1,25 @@
-//! HTTP bodies of the API and a typed client.
+//! HTTP bodies of the API (DESIGN section 8), shared by server and clients. Plain data, camelCase on the wire.
+//!
+//! A request refuses unknown fields, so a misspelt option is an error and not a surprise. A response may grow: readers ignore
+//! what they do not know.
+//!
+//! * [`session`]: a sign-in, its state and its timeline
+//! * [`vm`]: machines
+//! * [`credential`], [`token`], [`catalog`] (images and providers), [`health`]
+//! * [`error`]: the one error body
+
+pub mod catalog;
+pub mod credential;
+pub mod error;
+pub mod health;
+pub mod session;
+pub mod token;
+pub mod vm;
+
+pub use error::{ErrorBody, ErrorDetail};
+
+/// Largest request body that the server reads, in bytes.
+pub const MAX_REQUEST_BYTES: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+//! What can be started: golden images and providers.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A published golden image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageView {
+    /// Name of the recipe.
+    pub name: String,
+    /// Content digest, `sha256:` and 64 hex digits.
+    pub digest: String,
+    /// Kernel release it boots.
+    pub kernel_release: String,
+    /// Bytes of all its files.
+    pub size_bytes: u64,
+}
+
+/// Published images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageList {
+    /// The images, by name.
+    pub images: Vec<ImageView>,
+}
+
+/// A tool that can be signed in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProviderView {
+    /// Name for `POST /api/auth/start`.
+    pub name: String,
+    /// Name for people.
+    pub title: String,
+    /// Recipe of the image it runs in.
+    pub image: String,
+}
+
+/// Tools that can be signed in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProviderList {
+    /// The providers, by name.
+    pub providers: Vec<ProviderView>,
+}

@@ -1,0 +1,93 @@
+use crate::error::{ErrorBody, ErrorDetail};
+use crate::session::{SessionView, StageView, StartRequest, StartResponse};
+use crate::token::TokenRequest;
+use airlock_protocol::Stage;
+use serde_json::json;
+
+#[test]
+fn a_request_refuses_what_it_does_not_know() {
+    let good = json!({"userId": "u", "provider": "demo"});
+    assert_eq!(
+        serde_json::from_value::<StartRequest>(good).unwrap(),
+        StartRequest { user_id: "u".into(), provider: "demo".into() }
+    );
+    for bad in [
+        json!({"userId": "u", "provider": "demo", "image": "x"}),
+        json!({"user_id": "u", "provider": "demo"}),
+        json!({"userId": "u"}),
+        json!({"userId": 1, "provider": "demo"}),
+    ] {
+        assert!(serde_json::from_value::<StartRequest>(bad.clone()).is_err(), "{bad}");
+    }
+    assert!(serde_json::from_value::<TokenRequest>(json!({"name": "n", "scopes": [], "admin": true})).is_err());
+}
+
+#[test]
+fn the_start_answer_has_the_documented_names() {
+    let answer = StartResponse {
+        success: true,
+        session_id: "s".into(),
+        provider: "demo".into(),
+        novnc_url: "http://h/x".into(),
+        browser_ip: [192, 168, 100, 8].into(),
+    };
+    assert_eq!(
+        serde_json::to_value(&answer).unwrap(),
+        json!({"success": true, "sessionId": "s", "provider": "demo", "novncURL": "http://h/x", "browserIP": "192.168.100.8"})
+    );
+}
+
+#[test]
+fn a_session_view_keeps_its_nulls_and_leaves_out_what_did_not_happen() {
+    let view = SessionView {
+        session_id: "s".into(),
+        user_id: "u".into(),
+        provider: "demo".into(),
+        state: "booting".into(),
+        stage: Some(Stage::TapUp),
+        cause: None,
+        remedy: None,
+        evidence_id: None,
+        vm_id: "v".into(),
+        browser_ip: [10, 0, 0, 2].into(),
+        created_at: "2026-01-01T00:00:00Z".into(),
+        deadline: "2026-01-01T00:15:00Z".into(),
+        ended_at: None,
+        error: None,
+    };
+    assert!(!view.is_over());
+    assert_eq!(
+        serde_json::to_value(&view).unwrap(),
+        json!({"sessionId": "s", "userId": "u", "provider": "demo", "state": "booting", "stage": "tap_up", "cause": null,
+               "remedy": null, "evidenceId": null, "vmId": "v", "browserIP": "10.0.0.2",
+               "createdAt": "2026-01-01T00:00:00Z", "deadline": "2026-01-01T00:15:00Z"})
+    );
+}
+
+#[test]
+fn an_error_body_round_trips() {
+    let body = ErrorBody {
+        error: ErrorDetail {
+            code: "boot_failed".into(),
+            message: "m".into(),
+            cause: Some("link_missing".into()),
+            stage: Some(Stage::LinkFound),
+            remedy: Some("r".into()),
+            evidence_id: Some("e".into()),
+            request_id: Some("q".into()),
+        },
+    };
+    let value = serde_json::to_value(&body).unwrap();
+    assert_eq!(
+        value,
+        json!({"error": {"code": "boot_failed", "message": "m", "cause": "link_missing", "stage": "link_found",
+                         "remedy": "r", "evidenceId": "e", "requestId": "q"}})
+    );
+    assert_eq!(serde_json::from_value::<ErrorBody>(value).unwrap(), body);
+}
+
+#[test]
+fn a_stage_that_was_reached_is_short() {
+    let stage = StageView { stage: Stage::Planned, ok: true, at_ms: 0.0, errno: None, detail: None };
+    assert_eq!(serde_json::to_value(stage).unwrap(), json!({"stage": "planned", "ok": true, "atMs": 0.0}));
+}
