@@ -1,7 +1,7 @@
 // The list of stages while the machine starts; the same list is the history on the outcome panel.
 
 import { announce, byId, make } from "./dom.js";
-import { formatMoment, labelOf, listOf } from "./stages.js";
+import { doingOf, formatMoment, listOf } from "./stages.js";
 
 const SPOKEN = { done: "done", failed: "failed", active: "in progress", waiting: "waiting" };
 
@@ -21,14 +21,16 @@ export function drawBoot(reports, { over, connected }) {
 }
 
 function nowText(list, connected) {
-  if (list.failed) return `Failed: ${labelOf(list.failed)}`;
+  if (list.failed) return `Failed: ${doingOf(list.failed)}`;
   const phase = list.phases.find((one) => one.status === "active");
   if (list.done === 0 || !phase) return list.done === list.total && !connected ? "Connecting to the screen" : "Connecting";
   return phase.label;
 }
 
 function drawPhase(phase) {
-  const item = make("li", "phase", make("h2", "phase-name", phase.label), make("ol", "stages", ...phase.stages.map(drawStage)));
+  const time = make("span", "phase-time", phase.status === "done" ? formatMoment(phase.atMs) : "");
+  const name = make("h2", "phase-name", make("span", "tick"), phase.label, time);
+  const item = make("li", "phase", name, make("ol", "stages", ...phase.stages.map(drawStage)));
   item.dataset.status = phase.status;
   return item;
 }

@@ -1,5 +1,6 @@
 // Follows a session's events and survives every interruption: reopens with a growing pause, and asks for the state itself when
-// the stream is refused. Ends after a final state, or after a refusal that asking again cannot change.
+// the stream is refused. Ends with the stream that brought a final state (the stages come before it, so a page opened late still
+// shows the whole start), or after a refusal that asking again cannot change.
 
 import { ApiError } from "./api.js";
 import { backoff } from "./closing.js";
@@ -11,12 +12,14 @@ import { isOver } from "./session.js";
  */
 export function followSession(api, { onState, onStage, onLink, onRefused }) {
   let attempt = 0;
+  let over = false;
   let ended = false;
   let source = null;
 
   function take(session, date) {
-    if (ended) return;
-    if (isOver(session.state)) end();
+    // An answer that was under way when the end came must not bring an older state back.
+    if (ended || (over && !isOver(session.state))) return;
+    over = isOver(session.state);
     onState(session, date);
   }
 
@@ -32,12 +35,16 @@ export function followSession(api, { onState, onStage, onLink, onRefused }) {
       attempt = 0;
       onLink("live");
     });
-    source.addEventListener("state", (event) => take(JSON.parse(event.data)));
+    source.addEventListener("state", (event) => {
+      take(JSON.parse(event.data));
+      if (over) end();
+    });
     source.addEventListener("stage", (event) => onStage(JSON.parse(event.data)));
     source.addEventListener("error", () => {
       // The browser's own retry neither backs off nor tells a refusal from a loss, so this stream is given up.
       source.close();
       if (ended) return;
+      if (over) return end();
       onLink("lost");
       refresh();
       setTimeout(open, backoff(attempt, Math.random()));

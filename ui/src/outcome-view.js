@@ -2,24 +2,23 @@
 
 import { byId, make } from "./dom.js";
 import { outcomeOf } from "./session.js";
-import { labelOf } from "./stages.js";
+import { doingOf } from "./stages.js";
 
 /** Fills the panel from the session and moves the list of stages below it. */
-export function drawOutcome(session, { stagesKnown }) {
+export function drawOutcome(session) {
   const outcome = outcomeOf(session);
   byId("outcome").dataset.tone = outcome.tone;
   byId("outcome-title").textContent = outcome.title;
   byId("outcome-text").textContent = outcome.text;
   byId("outcome-facts").replaceChildren(...outcome.facts.map(drawFact));
   const history = byId("history");
-  history.hidden = !stagesKnown;
   history.open = outcome.tone === "bad";
   history.append(byId("phases"));
 }
 
 function drawFact([term, value, kind]) {
   const content = make("dd", "");
-  if (kind === "stage") content.append(labelOf(value), " ", make("code", "", value));
+  if (kind === "stage") content.append(doingOf(value), " ", make("code", "", value));
   else if (kind) content.append(make("code", "", value));
   else content.append(value);
   if (kind === "copy" && navigator.clipboard) content.append(copyButton(value));

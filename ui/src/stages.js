@@ -1,64 +1,64 @@
 // The stages of a boot in their order (DESIGN section 6), with words a person understands, and what is known of them so far.
 // Pure: reports in, list out. A report of a stage this version does not know is ignored, so an older page survives a newer daemon.
 
-/** Phases as the page groups them; every stage stands in exactly one. */
+/** Phases as the page groups them; every stage stands in exactly one, with its words once reached and on the way there. */
 export const PHASES = [
   {
     name: "machine",
     label: "Preparing a private machine",
     stages: [
-      ["planned", "Request accepted"],
-      ["leased", "Network address reserved"],
-      ["tap_up", "Network cable plugged in"],
-      ["disk_ready", "Disk opened"],
-      ["vmm_started", "Machine switched on"],
+      ["planned", "Request accepted", "Accepting the request"],
+      ["leased", "Network address reserved", "Reserving a network address"],
+      ["tap_up", "Network cable plugged in", "Plugging in the network cable"],
+      ["disk_ready", "Disk opened", "Opening the disk"],
+      ["vmm_started", "Machine switched on", "Switching the machine on"],
     ],
   },
   {
     name: "system",
     label: "Starting the system",
     stages: [
-      ["kernel_started", "Kernel running"],
-      ["init_started", "First program running"],
-      ["config_read", "Settings read"],
-      ["modules_loaded", "Drivers loaded"],
+      ["kernel_started", "Kernel running", "Starting the kernel"],
+      ["init_started", "First program running", "Starting the first program"],
+      ["config_read", "Settings read", "Reading the settings"],
+      ["modules_loaded", "Drivers loaded", "Loading the drivers"],
     ],
   },
   {
     name: "network",
     label: "Connecting the network",
     stages: [
-      ["link_found", "Network card found"],
-      ["link_up", "Network link up"],
-      ["address_set", "Address assigned"],
-      ["route_set", "Route set"],
-      ["gateway_reachable", "Gateway answers"],
+      ["link_found", "Network card found", "Finding the network card"],
+      ["link_up", "Network link up", "Bringing the network link up"],
+      ["address_set", "Address assigned", "Assigning the address"],
+      ["route_set", "Route set", "Setting the route"],
+      ["gateway_reachable", "Gateway answers", "Asking for the gateway"],
     ],
   },
   {
     name: "services",
     label: "Starting the services",
     stages: [
-      ["root_mounted", "Files mounted"],
-      ["handed_over", "Services starting"],
-      ["agent_up", "Agent running"],
+      ["root_mounted", "Files mounted", "Mounting the files"],
+      ["handed_over", "Services starting", "Handing over to the services"],
+      ["agent_up", "Agent running", "Starting the agent"],
     ],
   },
   {
     name: "browser",
     label: "Opening the browser",
     stages: [
-      ["display_up", "Screen ready"],
-      ["browser_up", "Browser window open"],
-      ["page_painted", "First page drawn"],
+      ["display_up", "Screen ready", "Opening the screen"],
+      ["browser_up", "Browser window open", "Opening the browser window"],
+      ["page_painted", "First page drawn", "Drawing the first page"],
     ],
   },
   {
     name: "checks",
     label: "Final checks",
     stages: [
-      ["reachable", "Reachable over the network"],
-      ["ready", "Ready for you"],
+      ["reachable", "Reachable over the network", "Reaching it over the network"],
+      ["ready", "Ready for you", "Checking that everything is there"],
     ],
   },
 ];
@@ -66,11 +66,11 @@ export const PHASES = [
 /** Every stage name, in order. */
 export const STAGE_NAMES = PHASES.flatMap((phase) => phase.stages.map(([name]) => name));
 
-const LABELS = new Map(PHASES.flatMap((phase) => phase.stages));
+const WORDS = new Map(PHASES.flatMap((phase) => phase.stages.map(([name, reached, doing]) => [name, { reached, doing }])));
 
-/** Words for a stage; its own name if this version has none. */
-export function labelOf(name) {
-  return LABELS.get(name) ?? name;
+/** What is being done on the way to a stage, for the one that is active or failed; its own name if this version has no words. */
+export function doingOf(name) {
+  return WORDS.get(name)?.doing ?? name;
 }
 
 /** Reports by stage name: `{ok, atMs, errno, detail}`. */
@@ -83,7 +83,7 @@ export function noReports() {
  * overwritten by a success, because the first failure is what explains the rest.
  */
 export function addReport(reports, { stage, ok, atMs, errno, detail }) {
-  if (!LABELS.has(stage) || reports.get(stage)?.ok === false) return reports;
+  if (!WORDS.has(stage) || reports.get(stage)?.ok === false) return reports;
   const known = reports.get(stage);
   if (known && known.ok === ok) return reports;
   return new Map(reports).set(stage, { ok, atMs, errno, detail });
@@ -91,17 +91,24 @@ export function addReport(reports, { stage, ok, atMs, errno, detail }) {
 
 /**
  * The list to show: each phase and stage with `status` `done`, `failed`, `active` or `waiting`. Only one stage is active: the
- * first that is missing, and none once something failed or the boot is over.
+ * first that is missing, and none once something failed or the boot is over. A phase has the moment of its last stage.
  */
 export function listOf(reports, { over = false } = {}) {
   const failed = STAGE_NAMES.find((name) => reports.get(name)?.ok === false);
   const active = over || failed ? undefined : STAGE_NAMES.find((name) => !reports.has(name));
   const phases = PHASES.map((phase) => {
-    const stages = phase.stages.map(([name, label]) => ({ name, label, ...reports.get(name), status: statusOf(name) }));
-    return { name: phase.name, label: phase.label, stages, status: phaseStatus(stages) };
+    const stages = phase.stages.map(([name]) => stageOf(name));
+    const reached = stages.filter((stage) => stage.ok).map((stage) => stage.atMs);
+    return { name: phase.name, label: phase.label, stages, status: phaseStatus(stages), atMs: Math.max(...reached) };
   });
   const done = STAGE_NAMES.filter((name) => reports.get(name)?.ok).length;
   return { phases, done, total: STAGE_NAMES.length, active, failed };
+
+  function stageOf(name) {
+    const status = statusOf(name);
+    const { reached, doing } = WORDS.get(name);
+    return { name, label: status === "active" || status === "failed" ? doing : reached, ...reports.get(name), status };
+  }
 
   function statusOf(name) {
     if (reports.has(name)) return reports.get(name).ok ? "done" : "failed";
@@ -111,8 +118,7 @@ export function listOf(reports, { over = false } = {}) {
 
 function phaseStatus(stages) {
   for (const status of ["failed", "active"]) if (stages.some((stage) => stage.status === status)) return status;
-  if (stages.every((stage) => stage.status === "done")) return "done";
-  return stages.some((stage) => stage.status === "done") ? "active" : "waiting";
+  return stages.every((stage) => stage.status === "done") ? "done" : "waiting";
 }
 
 /** A moment of a boot in words: `0.12 s`, `8.4 s`, `1 min 03 s`. */

@@ -77,7 +77,8 @@ function draw() {
   drawBar();
   drawBoot(reports, { over: over(), connected: page.screen === "connected" });
   drawVeil();
-  if (view === "outcome" && changedState) drawOutcome(session, { stagesKnown: reports.size > 0 });
+  if (view === "outcome" && changedState) drawOutcome(session);
+  byId("history").hidden = reports.size === 0;
   byId("boot").hidden = view !== "boot";
   byId("screen-section").hidden = view !== "screen";
   byId("outcome").hidden = view !== "outcome";

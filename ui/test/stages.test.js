@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { STAGE_NAMES, addReport, formatMoment, labelOf, listOf, noReports } from "../src/stages.js";
+import { STAGE_NAMES, addReport, doingOf, formatMoment, listOf, noReports } from "../src/stages.js";
 
 const reach = (names, reports = noReports()) =>
   names.reduce((all, stage, i) => addReport(all, { stage, ok: true, atMs: i * 100 }), reports);
@@ -11,7 +11,7 @@ test("the stages are those of the protocol, in its order", () => {
   const names = [...source.matchAll(/= "([a-z_]+)" by /g)].map((match) => match[1]);
   assert.ok(names.length > 20);
   assert.deepEqual(STAGE_NAMES, names);
-  assert.ok(STAGE_NAMES.every((name) => labelOf(name) !== name));
+  assert.ok(STAGE_NAMES.every((name) => doingOf(name) !== name));
 });
 
 test("the first missing stage is the active one", () => {
@@ -20,6 +20,7 @@ test("the first missing stage is the active one", () => {
   assert.equal(list.done, 3);
   assert.deepEqual(list.phases[0].stages.map((s) => s.status), ["done", "done", "active", "done", "waiting"]);
   assert.equal(list.phases[0].status, "active");
+  assert.equal(list.phases[0].stages[2].label, "Plugging in the network cable");
   assert.equal(list.phases[1].status, "waiting");
 });
 
@@ -37,6 +38,7 @@ test("a failure stays and nothing is active behind it", () => {
   assert.equal(list.active, undefined);
   const stage = list.phases[2].stages[0];
   assert.deepEqual([stage.status, stage.errno, list.phases[2].status], ["failed", "ENODEV", "failed"]);
+  assert.equal(stage.label, "Finding the network card");
 });
 
 test("a stage that was reached and failed later shows the failure", () => {
@@ -52,6 +54,7 @@ test("unknown stages are ignored and a complete boot is done", () => {
   const list = listOf(reports);
   assert.equal(list.active, undefined);
   assert.ok(list.phases.every((phase) => phase.status === "done"));
+  assert.deepEqual([list.phases[0].atMs, list.phases.at(-1).atMs], [400, 2100]);
 });
 
 test("nothing is active once the session is over", () => {
