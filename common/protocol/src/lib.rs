@@ -6,6 +6,7 @@
 //! * [`guest_config`]: the file in the initramfs that says what this image needs (modules, root, services)
 //! * [`frame`] and [`message`]: the control channel, length-prefixed JSON over any byte stream
 //! * [`health`]: the body of the agent's `GET /health`
+//! * [`redact`]: text that may hold secrets, made fit for a console
 
 pub mod boot_config;
 pub mod frame;
@@ -15,6 +16,7 @@ pub mod ip_param;
 pub mod mac;
 pub mod message;
 pub mod paths;
+pub mod redact;
 pub mod sensitive;
 pub mod stage;
 

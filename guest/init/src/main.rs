@@ -1,3 +1,24 @@
 //! First process of the guest: network, root, supervision.
+//!
+//! PID 1 must neither panic nor exit (the kernel panics if it does): a panic that slips through is caught here, and what is
+//! left of the machine is kept reachable for the host's power-off.
 
-fn main() {}
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use airlock_init::{boot, linux::LinuxKernel, plan::Roster, supervise};
+
+fn main() {
+    let roster = catch_unwind(AssertUnwindSafe(|| {
+        let mut kernel = LinuxKernel::new();
+        boot::roster_of(&boot::boot(&mut kernel))
+    }));
+    let mut roster = roster.unwrap_or_else(|_| Roster::new(vec![boot::agent_service()]));
+    loop {
+        // The supervisor returns only by powering off; after a panic inside it, it takes over its own children again.
+        if catch_unwind(AssertUnwindSafe(|| supervise::run(&mut roster))).is_err() {
+            supervise::say("airlock-init: internal fault in the supervisor, going on");
+        } else {
+            nix::unistd::pause();
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The boot order, readable top to bottom.
+//!
+//! ```text
+//! init_started -> config_read -> modules_loaded -> link_found -> link_up -> address_set -> route_set
+//!              -> gateway_reachable -> root_mounted -> handed_over -> supervise
+//! ```
+//!
+//! What a failure does: it is reported with its errno, and everything that does not need the failed step still happens.
+//! Without a link there is no address, but the root is mounted and the agent answers over the control channel; without a
+//! root the agent runs from the initramfs; without a configuration there is still an agent and a way to power off.
+
+use std::net::Ipv4Addr;
+
+use airlock_protocol::guest_config::{Restart, Service};
+use airlock_protocol::ip_param::Netmask;
+use airlock_protocol::paths::GUEST_BIN;
+use airlock_protocol::{BootConfig, GuestConfig, Stage};
+
+use crate::identity::Identity;
+use crate::kernel::{Kernel, KernelError, Link, WantedLink, chain};
+use crate::plan::Roster;
+use crate::report::Reporter;
+
+/// What the boot left for the supervisor.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Booted {
+    /// The image's configuration, if it could be read.
+    pub guest: Option<GuestConfig>,
+    /// Whether the image's root is `/` now. Without it only the agent can be started.
+    pub root: bool,
+}
+
+/// Boots the guest as far as it can.
+pub fn boot(kernel: &mut impl Kernel) -> Booted {
+    let mut reporter = Reporter::default();
+    let report = &mut reporter;
+
+    match kernel.mount_early() {
+        Ok(()) => report.reached(kernel, Stage::InitStarted, &[]),
+        Err(error) => report.failed(kernel, Stage::InitStarted, &error),
+    }
+    let (boot, guest) = read_config(kernel, report);
+    load_modules(kernel, report, guest.as_ref());
+    if let Some(boot) = &boot {
+        bring_up_network(kernel, report, boot);
+    }
+    let root = match (&boot, &guest) {
+        (Some(boot), Some(guest)) => mount_root(kernel, report, boot, guest),
+        _ => false,
+    };
+    let root = hand_over(kernel, report, root);
+    Booted { guest, root }
+}
+
+/// Reads `/proc/cmdline` and the image's configuration. One stage for both; each failure is reported.
+fn read_config(kernel: &mut impl Kernel, report: &mut Reporter) -> (Option<BootConfig>, Option<GuestConfig>) {
+    let boot = match kernel.cmdline() {
+        Ok(cmdline) => BootConfig::parse(&cmdline).map_err(|error| {
+            let detail = format!("{}: {}", error.cause(), chain(&error));
+            report.failed_with(kernel, Stage::ConfigRead, Some("EINVAL".to_owned()), detail);
+        }),
+        Err(error) => {
+            report.failed(kernel, Stage::ConfigRead, &error);
+            Err(())
+        }
+    };
+    let guest = kernel.guest_config().map_err(|error| report.failed(kernel, Stage::ConfigRead, &error));
+    if let (Ok(boot), Ok(guest)) = (&boot, &guest) {
+        let facts = [("vm", boot.vm_id.clone()), ("ip", boot.ip.to_string()), ("build", guest.build_id.clone())];
+        report.reached(kernel, Stage::ConfigRead, &facts);
+    }
+    (boot.ok(), guest.ok())
+}
+
+/// Loads every module of the list, also after one failed: a missing filesystem must not cost the network.
+fn load_modules(kernel: &mut impl Kernel, report: &mut Reporter, guest: Option<&GuestConfig>) {
+    let modules = guest.map(|guest| guest.modules.as_slice()).unwrap_or_default();
+    let mut failed = false;
+    for file in modules {
+        if let Err(error) = kernel.load_module(file) {
+            report.failed(kernel, Stage::ModulesLoaded, &error);
+            failed = true;
+        }
+    }
+    if guest.is_some() && !failed {
+        report.reached(kernel, Stage::ModulesLoaded, &[("count", modules.len().to_string())]);
+    }
+}
+
+/// Link, carrier, address, route, gateway. A missing link ends it; every other failure lets the rest be tried, so that
+/// one boot shows all that is wrong.
+fn bring_up_network(kernel: &mut impl Kernel, report: &mut Reporter, boot: &BootConfig) {
+    let Some(addr) = boot.ip.client else {
+        let detail = "ip= asks a server for the address; Airlock leases addresses itself".to_owned();
+        report.failed_with(kernel, Stage::AddressSet, Some("EOPNOTSUPP".to_owned()), detail);
+        return;
+    };
+    let prefix = boot.ip.netmask.map_or_else(|| classful_prefix(addr), Netmask::prefix);
+
+    let link = match kernel.find_link(&wanted_link(boot)) {
+        Ok(link) => link,
+        Err(error) => return report.failed(kernel, Stage::LinkFound, &error),
+    };
+    report.reached(kernel, Stage::LinkFound, &link_facts(&link));
+
+    match kernel.set_link_up(&link) {
+        Ok(()) => report.reached(kernel, Stage::LinkUp, &[("dev", link.name.clone())]),
+        Err(error) => report.failed(kernel, Stage::LinkUp, &error),
+    }
+    match kernel.set_address(&link, addr, prefix) {
+        Ok(()) => {
+            let facts = [("dev", link.name.clone()), ("addr", format!("{addr}/{prefix}"))];
+            report.reached(kernel, Stage::AddressSet, &facts);
+        }
+        Err(error) => report.failed(kernel, Stage::AddressSet, &error),
+    }
+    // A network without a gateway is complete here: the host reaches the guest on its own subnet.
+    let Some(gateway) = boot.ip.gateway else {
+        report.reached(kernel, Stage::RouteSet, &[("gateway", "none".to_owned())]);
+        return report.reached(kernel, Stage::GatewayReachable, &[("gateway", "none".to_owned())]);
+    };
+    match kernel.set_default_route(&link, gateway) {
+        Ok(()) => report.reached(kernel, Stage::RouteSet, &[("gateway", gateway.to_string())]),
+        Err(error) => report.failed(kernel, Stage::RouteSet, &error),
+    }
+    match kernel.probe_gateway(&link, addr, gateway) {
+        Ok(mac) => {
+            let facts = [("gateway", gateway.to_string()), ("mac", mac.to_string())];
+            report.reached(kernel, Stage::GatewayReachable, &facts);
+        }
+        Err(error) => report.failed(kernel, Stage::GatewayReachable, &error),
+    }
+}
+
+/// By MAC; else by the name in `ip=`; else the only one.
+fn wanted_link(boot: &BootConfig) -> WantedLink {
+    match (boot.mac, &boot.ip.device) {
+        (Some(mac), _) => WantedLink::Mac(mac),
+        (None, Some(name)) => WantedLink::Name(name.clone()),
+        (None, None) => WantedLink::Only,
+    }
+}
+
+fn link_facts(link: &Link) -> Vec<(&'static str, String)> {
+    let mac = link.mac.map(|mac| ("mac", mac.to_string()));
+    std::iter::once(("dev", link.name.clone())).chain(mac).collect()
+}
+
+/// The mask the kernel's own `ip=` code takes when none is given (net/ipv4/ipconfig.c: ic_setup_if): by address class.
+fn classful_prefix(addr: Ipv4Addr) -> u8 {
+    match addr.octets()[0] {
+        0..=127 => 8,
+        128..=191 => 16,
+        _ => 24,
+    }
+}
+
+/// Root, overlay, identity. A VM whose identity could not be written still has its root.
+fn mount_root(kernel: &mut impl Kernel, report: &mut Reporter, boot: &BootConfig, guest: &GuestConfig) -> bool {
+    if let Err(error) = kernel.mount_root(&boot.root, guest.root_fs) {
+        report.failed(kernel, Stage::RootMounted, &error);
+        return false;
+    }
+    match kernel.write_identity(&Identity::of(boot)) {
+        Ok(()) => {
+            let facts = [("dev", boot.root.clone()), ("fs", guest.root_fs.name().to_owned())];
+            report.reached(kernel, Stage::RootMounted, &facts);
+        }
+        Err(error) => report.failed(kernel, Stage::RootMounted, &error),
+    }
+    true
+}
+
+/// Puts our programs where they survive and makes the new root `/`. Returns whether it did.
+fn hand_over(kernel: &mut impl Kernel, report: &mut Reporter, root_mounted: bool) -> bool {
+    let installed = kernel.install_programs();
+    let switched = if root_mounted { kernel.switch_root() } else { Ok(()) };
+    let outcome: Result<(), KernelError> = installed.and(switched);
+    match outcome {
+        Ok(()) if root_mounted => {
+            report.reached(kernel, Stage::HandedOver, &[]);
+            true
+        }
+        Ok(()) => {
+            let detail = "no root to hand over to; the agent runs from the initramfs".to_owned();
+            report.failed_with(kernel, Stage::HandedOver, None, detail);
+            false
+        }
+        Err(error) => {
+            report.failed(kernel, Stage::HandedOver, &error);
+            false
+        }
+    }
+}
+
+/// What is to be supervised after `booted`: the agent always, the image's services if its root is there.
+pub fn roster_of(booted: &Booted) -> Roster {
+    let services =
+        booted.guest.as_ref().filter(|_| booted.root).map(|guest| guest.services.clone()).unwrap_or_default();
+    Roster::new(std::iter::once(agent_service()).chain(services).collect())
+}
+
+/// The agent as a service.
+pub fn agent_service() -> Service {
+    Service {
+        name: "agent".to_owned(),
+        command: vec![format!("{GUEST_BIN}/airlock-agent")],
+        user: None,
+        env: Default::default(),
+        wait_for_socket: None,
+        restart: Restart::Always,
+    }
+}
+
+#[cfg(test)]
+mod tests;

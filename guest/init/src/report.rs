@@ -1,0 +1,33 @@
+//! Stage reports: numbered, stamped with the boot clock, and handed to the kernel seam for console and timeline.
+//!
+//! Nothing here can fail: a report that cannot be written is lost, and its number shows the gap.
+
+use airlock_protocol::{Stage, StageReport};
+
+use crate::kernel::{Kernel, KernelError, chain};
+
+/// Counts the reports of this boot.
+#[derive(Debug, Default)]
+pub struct Reporter {
+    seq: u32,
+}
+
+impl Reporter {
+    /// Reports that `stage` was reached, with its facts.
+    pub fn reached(&mut self, kernel: &mut impl Kernel, stage: Stage, facts: &[(&str, String)]) {
+        self.seq += 1;
+        let report = StageReport::reached(self.seq, kernel.now_us(), stage);
+        kernel.emit(&facts.iter().fold(report, |report, (key, value)| report.with(key, value.as_str())));
+    }
+
+    /// Reports that `stage` failed because of `error`.
+    pub fn failed(&mut self, kernel: &mut impl Kernel, stage: Stage, error: &KernelError) {
+        self.failed_with(kernel, stage, error.errno().map(|errno| format!("{errno:?}")), chain(error));
+    }
+
+    /// Reports that `stage` failed, in words.
+    pub fn failed_with(&mut self, kernel: &mut impl Kernel, stage: Stage, errno: Option<String>, detail: String) {
+        self.seq += 1;
+        kernel.emit(&StageReport::failed(self.seq, kernel.now_us(), stage, errno, detail));
+    }
+}

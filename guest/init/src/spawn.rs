@@ -1,0 +1,90 @@
+//! One child: its own session, its user, its log.
+//!
+//! stdout and stderr go to `/run/airlock/log/<name>.log`, which starts anew when it has grown too large.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use airlock_protocol::guest_config::Service;
+use airlock_protocol::paths::{GUEST_BIN, GUEST_RUN};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::{Gid, Uid, setgid, setgroups, setsid, setuid};
+
+use crate::accounts::Account;
+
+/// A log larger than this is cut when its service is started again: logs live in the guest's memory.
+const LOG_LIMIT: u64 = 1 << 20;
+
+/// The log of a service.
+pub fn log_path(name: &str) -> PathBuf {
+    Path::new(GUEST_RUN).join("log").join(format!("{name}.log"))
+}
+
+/// Starts a service. Returns its process id; init reaps it.
+pub fn start(service: &Service) -> io::Result<i32> {
+    let [program, args @ ..] = service.command.as_slice() else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the service has no command"));
+    };
+    let account = match &service.user {
+        Some(name) => Account::find(Path::new("/"), name)?,
+        None => Account::root(),
+    };
+    let log = open_log(&service.name)?;
+    let home = Some(&account.home).filter(|home| Path::new(home).is_dir()).map_or("/", String::as_str);
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .env_clear()
+        .env("PATH", format!("{GUEST_BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+        .env("HOME", &account.home)
+        .env("USER", &account.name)
+        .env("LOGNAME", &account.name)
+        .envs(&service.env)
+        .current_dir(home)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log);
+    // SAFETY: the closure runs between fork and exec in a process with one thread and only makes system calls.
+    unsafe { command.pre_exec(move || become_account(&account)) };
+    let child = command.spawn()?;
+    i32::try_from(child.id()).map_err(io::Error::other)
+}
+
+/// Own session, no blocked signals, the account's ids. Order matters: groups before the user id is given away.
+fn become_account(account: &Account) -> io::Result<()> {
+    setsid()?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    if account.uid != 0 {
+        let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
+        setgroups(&groups)?;
+        setgid(Gid::from_raw(account.gid))?;
+        setuid(Uid::from_raw(account.uid))?;
+    }
+    Ok(())
+}
+
+fn open_log(name: &str) -> io::Result<File> {
+    let path = log_path(name);
+    let too_large = fs::metadata(&path).is_ok_and(|meta| meta.len() > LOG_LIMIT);
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
+    if too_large {
+        file.set_len(0)?;
+    }
+    Ok(file)
+}
+
+/// The last line that a service wrote, if it wrote one.
+pub fn last_log_line(name: &str) -> Option<String> {
+    const TAIL: u64 = 4096;
+    let mut file = File::open(log_path(name)).ok()?;
+    let len = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(TAIL))).ok()?;
+    let mut tail = Vec::new();
+    file.take(TAIL).read_to_end(&mut tail).ok()?;
+    let text = String::from_utf8_lossy(&tail);
+    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+}
