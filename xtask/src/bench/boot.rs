@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::phases::phases;
 use super::qemu::SharedFlags;
 use super::{copy, median, ours, reference, reference_image};
 use crate::run;
@@ -44,54 +45,78 @@ struct Report {
     driver: String,
 }
 
-/// Measures and prints.
+/// Measures and prints. The sides take turns, so that a noisy machine disturbs both.
 pub fn run(args: &Args) -> Result<()> {
-    let ours =
-        if args.reference_only { None } else { Some(ours::measure(&args.ours, args.runs).context("measure ours")?) };
-    let flags = ours.as_ref().map_or_else(SharedFlags::default, |ours| ours.flags.clone());
-    println!("both sides: qemu {}", flags.shown());
+    let daemon = if args.reference_only { None } else { Some(ours::Daemon::start(&args.ours).context("start ours")?) };
+    let cache = run::workspace_root().join(&args.cache);
+    let image = if args.ours_only { None } else { Some(reference_image::prepare(&cache)?) };
 
-    let mut report = Report {
-        ours_ms: ours.as_ref().map(|ours| ours.reachable_ms),
-        reference_ms: None,
-        reference_copy_ms: None,
-        ratio: None,
-        bytes_copied: ours.as_ref().map(|ours| ours.bytes_copied),
-        driver: format!("qemu-{}", flags.accelerator()),
-    };
-    if !args.ours_only {
-        let cache = run::workspace_root().join(&args.cache);
-        let image = reference_image::prepare(&cache)?;
-        let mut times = Vec::new();
-        for number in 1..=args.runs {
-            let boot = reference::boot(&image, &flags).with_context(|| format!("reference boot {number}"))?;
-            let landmarks: Vec<String> = boot.landmarks.iter().map(|(name, ms)| format!("{name} {ms}")).collect();
-            println!("reference boot {number}: {} ms ({})", boot.reachable_ms, landmarks.join(", "));
-            times.push(boot.reachable_ms);
+    let mut flags = SharedFlags::default();
+    let mut ours_boots = Vec::new();
+    let mut reference_times = Vec::new();
+    for number in 1..=args.runs {
+        if let Some(daemon) = &daemon {
+            let boot = daemon.boot().with_context(|| format!("boot {number} of ours"))?;
+            println!("ours {number}: {:.0} ms", boot.reachable_ms);
+            flags = boot.flags.clone();
+            ours_boots.push(boot);
         }
-        report.reference_ms = median(&times);
-        let times = copy::measure(&image.root).context("measure the reference's copy")?;
+        if let Some(image) = &image {
+            let boot = reference::boot(image, &flags).with_context(|| format!("boot {number} of the reference"))?;
+            let landmarks: Vec<String> = boot.landmarks.iter().map(|(name, ms)| format!("{name} {ms}")).collect();
+            println!("reference {number}: {} ms ({})", boot.reachable_ms, landmarks.join(", "));
+            reference_times.push(boot.reachable_ms);
+        }
+    }
+    drop(daemon);
+    let copied =
+        image.as_ref().map(|image| copy::measure(&image.root)).transpose().context("measure the reference's copy")?;
+
+    let ours_times: Vec<u64> = ours_boots.iter().map(|boot| whole_ms(boot.reachable_ms)).collect();
+    let (ours_ms, reference_ms) = (median(&ours_times), median(&reference_times));
+    let report = Report {
+        ours_ms,
+        reference_ms,
+        reference_copy_ms: copied.map(|times| times.full_ms),
+        ratio: ratio(ours_ms, reference_ms),
+        bytes_copied: ours_boots.iter().map(|boot| boot.bytes_copied).max(),
+        driver: ours_boots.first().map_or_else(|| format!("qemu-{}", flags.accelerator()), |boot| boot.driver.clone()),
+    };
+    print(&report, &flags, &ours_boots);
+    if let Some(times) = copied {
         println!(
-            "reference copy of its 8 GiB image, per VM, on top: {} ms (plain full copy; {} ms if cp keeps the holes)",
+            "the reference's copy of its 8 GiB image comes on top, per VM: {} ms (every byte written, no sync; {} ms if cp may keep the holes)",
             times.full_ms, times.sparse_ms
         );
-        report.reference_copy_ms = Some(times.full_ms);
     }
-    if let Some(ours) = &ours {
-        ours.print_phases();
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
     }
-    report.ratio = ratio(report.ours_ms, report.reference_ms);
+    Ok(())
+}
+
+fn print(report: &Report, flags: &SharedFlags, ours_boots: &[ours::Boot]) {
+    println!("\nboth sides: qemu {}", flags.shown());
+    let stages: Vec<_> = ours_boots.iter().map(|boot| boot.stages.as_slice()).collect();
+    for (name, ms) in phases(&stages) {
+        println!("  ours, {name:<9} {ms:>7.0} ms");
+    }
     println!(
-        "request to reachable: ours {}, reference {}, ratio {}; bytes copied per start: {}",
+        "request to reachable, median: ours {}, reference {}, ratio {}; bytes copied per start: {}",
         shown(report.ours_ms),
         shown(report.reference_ms),
         report.ratio.map_or("not measured".into(), |ratio| format!("{ratio:.2}")),
         report.bytes_copied.map_or("not measured".into(), |bytes| bytes.to_string()),
     );
-    if args.json {
-        println!("{}", serde_json::to_string(&report)?);
-    }
-    Ok(())
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a duration in milliseconds, never negative"
+)]
+fn whole_ms(ms: f64) -> u64 {
+    ms.round() as u64
 }
 
 fn shown(ms: Option<u64>) -> String {

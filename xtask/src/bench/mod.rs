@@ -5,6 +5,7 @@ mod copy;
 mod http;
 mod netns;
 mod ours;
+mod phases;
 mod qemu;
 mod reference;
 mod reference_image;

@@ -2,8 +2,6 @@
 //!
 //! When ours is measured first, they are read from the command line of its QEMU process, so the two cannot drift apart.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, bail};
 
 /// Flags with their values, in order, e.g. `-M q35,...`.
@@ -42,20 +40,15 @@ impl SharedFlags {
         Self(flags)
     }
 
-    /// Reads them from the running QEMU whose command line holds `mark`.
-    pub fn of_running(mark: &str) -> Result<Self> {
-        for entry in std::fs::read_dir("/proc").context("list /proc")?.flatten() {
-            // A process may end while it is looked at.
-            let Ok(raw) = std::fs::read(entry.path().join("cmdline")) else { continue };
-            let text = String::from_utf8_lossy(&raw).into_owned();
-            let program = text.split('\0').next().unwrap_or_default();
-            let is_qemu =
-                Path::new(program).file_name().is_some_and(|name| name.to_string_lossy().starts_with("qemu-system"));
-            if is_qemu && text.contains(mark) {
-                return Ok(Self::from_args(text.split('\0')));
-            }
+    /// Reads them from a running QEMU.
+    pub fn of_process(pid: i32) -> Result<Self> {
+        let path = format!("/proc/{pid}/cmdline");
+        let raw = std::fs::read(&path).with_context(|| format!("read {path}"))?;
+        let flags = Self::from_args(String::from_utf8_lossy(&raw).split('\0'));
+        if flags.0.is_empty() {
+            bail!("process {pid} has none of the flags {}: is it QEMU?", SHARED.join(" "));
         }
-        bail!("no running QEMU has {mark} on its command line")
+        Ok(flags)
     }
 
     /// `tcg` or `kvm`.
