@@ -1,1 +1,3 @@
 //! HTTP API, events, viewer bridge, authentication, web page.
+
+pub mod demo_idp;
