@@ -6,6 +6,7 @@ import { createRequire } from "node:module";
 import { join } from "node:path";
 import { openBrowser } from "./browser.mjs";
 import { startDaemon } from "./mock/daemon.mjs";
+import { startPicture } from "./mock/rfb.mjs";
 import { SCENARIOS } from "./mock/scenarios.mjs";
 
 const directory = process.argv[2] ?? "artifacts";
@@ -19,13 +20,15 @@ const LOOKS = {
 const found = [];
 
 await mkdir(directory, { recursive: true });
-const daemon = await startDaemon();
+const vnc = await startPicture();
+const daemon = await startDaemon({ vnc: { host: "127.0.0.1", port: vnc.port } });
 for (const [look, options] of Object.entries(LOOKS)) {
   const { context, close } = await openBrowser(options);
   for (const id of [...Object.keys(SCENARIOS), "refused"]) await picture(context, look, id);
   await close();
 }
 await daemon.close();
+await vnc.close();
 found.forEach((line) => console.error(line));
 console.log(JSON.stringify({ pictures: Object.keys(LOOKS).length * (Object.keys(SCENARIOS).length + 1), found: found.length }));
 process.exit(found.length === 0 ? 0 : 1);
@@ -38,7 +41,9 @@ async function picture(context, look, id) {
   await page.goto(id === "refused" ? `${daemon.url}/api/auth/session/booting/novnc` : daemon.link(id));
   const state = id === "refused" ? "refused" : SCENARIOS[id].session.state;
   await page.waitForFunction((wanted) => document.body.dataset.state === wanted, state, { timeout: 10_000 });
+  if (SCENARIOS[id]?.screen) await page.waitForFunction(isDrawn, undefined, { timeout: 10_000 });
   await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+  if (id === "awaiting" && look === "light") await questionAndLoss(page);
   await page.screenshot({ path: join(directory, `viewer-${id}-${look}.png`), fullPage: true });
   const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   if (wide > 0) found.push(`${look} ${id}: ${wide} px wider than the window`);
@@ -48,4 +53,20 @@ async function picture(context, look, id) {
   for (const one of violations) found.push(`${look} ${id}: ${one.id}: ${one.help}: ${one.nodes[0].target} ${one.nodes[0].failureSummary}`);
   await context.clearCookies();
   await page.close();
+}
+
+function isDrawn() {
+  const canvas = document.querySelector("#screen canvas");
+  return canvas?.width > 0 && canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height - 20, 1, 1).data[2] === 0x5c;
+}
+
+/** The dialog that asks before cancelling, and the screen after a lost connection; both come back to where they were. */
+async function questionAndLoss(page) {
+  await page.click("#cancel");
+  await page.screenshot({ path: join(directory, "viewer-cancel-question.png") });
+  await page.keyboard.press("Escape");
+  daemon.dropScreens();
+  await page.waitForSelector("#veil:not([hidden])", { timeout: 10_000 });
+  await page.screenshot({ path: join(directory, "viewer-reconnecting.png") });
+  await page.waitForSelector("#veil", { state: "hidden", timeout: 10_000 });
 }

@@ -101,23 +101,27 @@ export async function startDaemon({ vnc = null, speed = 1 } = {}) {
   }
 
   function bridge(ws, id) {
-    if (id !== "live") return;
+    if (id !== "live" && !SCENARIOS[id].screen) return;
     const early = [];
     ws.on("message", (data) => (ws.tcp ? ws.tcp.write(data) : early.push(data)));
     ws.on("close", () => ws.tcp?.destroy());
+    if (id !== "live") return join();
     live.follow(
       (event, data) => {
         if (event === "state" && data.state in CLOSE) ws.close(...CLOSE[data.state]);
-        if (event !== "stage" || data.stage !== "display_up" || !vnc) return;
-        ws.tcp = connect(vnc.port, vnc.host);
-        early.forEach((chunk) => ws.tcp.write(chunk));
-        ws.tcp.on("data", (chunk) => ws.send(chunk));
-        ws.tcp.on("error", () => ws.close(4004, "vm_gone"));
-        ws.tcp.on("close", () => ws.close(4004, "vm_gone"));
+        if (event === "stage" && data.stage === "display_up" && vnc) join();
       },
       () => {},
       (stop) => ws.on("close", stop),
     );
+
+    function join() {
+      ws.tcp = connect(vnc.port, vnc.host);
+      early.forEach((chunk) => ws.tcp.write(chunk));
+      ws.tcp.on("data", (chunk) => ws.send(chunk));
+      ws.tcp.on("error", () => ws.close(4004, "vm_gone"));
+      ws.tcp.on("close", () => ws.close(4004, "vm_gone"));
+    }
   }
 }
 

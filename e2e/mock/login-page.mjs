@@ -1,10 +1,10 @@
 // A stand-in for the login page of `airlock demo-idp`, with the same marks: ground #0b3d5c, card #f4f7fa, error bar #b00020,
-// the user name focused. Calls `onSignedIn` when the password is right.
+// the user name focused. Calls `onSignedIn` when the password is right, `onRefused` when it is not.
 
 import { createServer } from "node:http";
 
 /** Starts it on a free loopback port. */
-export async function startLoginPage({ user, password, onSignedIn, slowMs = 0 }) {
+export async function startLoginPage({ user, password, onSignedIn, onRefused = () => {}, slowMs = 0 }) {
   const attempts = [];
   const server = createServer((request, response) => {
     let body = "";
@@ -15,7 +15,10 @@ export async function startLoginPage({ user, password, onSignedIn, slowMs = 0 })
     response.setHeader("content-type", "text/html; charset=utf-8");
     if (request.method !== "POST") return response.end(loginForm(false));
     attempts.push([form.get("user"), form.get("password")]);
-    if (form.get("user") !== user || form.get("password") !== password) return response.end(loginForm(true));
+    if (form.get("user") !== user || form.get("password") !== password) {
+      onRefused();
+      return response.end(loginForm(true));
+    }
     response.end("<!doctype html><title>Done</title><body style='background:#e8f4ea;font:24px sans-serif'><p>You are signed in.");
     onSignedIn();
   }

@@ -10,10 +10,12 @@ export const BOOT = [
 
 const stages = (count) => BOOT.slice(0, count).map(([stage, atMs]) => ({ stage, ok: true, atMs }));
 
-/** What the mock answers for a session id of the same name: a patch of the session, and its stage reports. */
+/** What the mock answers for a session id of the same name: a patch of the session, its stage reports, and whether it has a screen. */
 export const SCENARIOS = {
   booting: { session: { state: "booting" }, stages: stages(18), ageMs: 4200 },
   starting: { session: { state: "starting" }, stages: stages(1), ageMs: 120 },
+  awaiting: { session: { state: "awaiting_user" }, stages: stages(22), screen: true },
+  capturing: { session: { state: "capturing" }, stages: stages(22), screen: true },
   completed: { session: { state: "completed" }, stages: stages(22) },
   cancelled: { session: { state: "cancelled" }, stages: stages(15) },
   expired: { session: { state: "expired" }, stages: stages(22) },

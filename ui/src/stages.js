@@ -5,7 +5,7 @@
 export const PHASES = [
   {
     name: "machine",
-    label: "Preparing a private machine",
+    label: "Preparing the machine",
     stages: [
       ["planned", "Request accepted", "Accepting the request"],
       ["leased", "Network address reserved", "Reserving a network address"],
