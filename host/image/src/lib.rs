@@ -1,1 +1,35 @@
 //! Golden image builder and registry.
+//!
+//! * [`recipe`]: what an image is made of; [`build()`] makes it, with [`progress`]
+//! * [`registry`]: what was published, and whether it is still intact
+//! * [`manifest`]: what an image says of itself
+//! * [`error`]: why something cannot be built, found or trusted, with its remedy
+//!
+//! Every function blocks; an async caller puts them on a thread for blocking work. The library prints nothing.
+
+pub mod builder;
+pub mod cpio;
+mod digest;
+pub mod elf;
+pub mod error;
+pub mod guest_programs;
+mod initramfs;
+mod kernel;
+pub mod manifest;
+pub mod modules;
+mod plan;
+pub mod progress;
+pub mod recipe;
+pub mod registry;
+mod reporter;
+mod rootfs;
+mod state_dir;
+mod tool;
+mod tree;
+
+pub use builder::{BuildOptions, build};
+pub use error::ImageError;
+pub use manifest::Manifest;
+pub use progress::{BuildEvent, BuildStage};
+pub use recipe::LoadedRecipe;
+pub use registry::{GoldenImage, Registry};

@@ -1,0 +1,245 @@
+//! Builds a golden image from a recipe: kernel and root from the cache or anew, initramfs, manifest, publication.
+//!
+//! ```text
+//! lock -> kernel -> packages -> customize -> root_image -> initramfs -> publish
+//!         `-------- each skipped when the cache has it -------'
+//! ```
+//!
+//! One build at a time per state directory. Cache entries and the image itself are made under unfinished names and renamed
+//! when complete; a build that fails or is killed publishes nothing, and the next one removes what it left.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use airlock_protocol::guest_config::RootFs;
+
+use crate::digest;
+use crate::error::ImageError;
+use crate::guest_programs::{BUILD_ID, guest_programs};
+use crate::initramfs;
+use crate::kernel::{KERNEL_FILE, KernelEntry};
+use crate::manifest::{FORMAT, FileFacts, Files, KernelFacts, Manifest, config_facts};
+use crate::plan::BuildPlan;
+use crate::progress::{BuildEvent, BuildStage};
+use crate::recipe::LoadedRecipe;
+use crate::registry::{GoldenImage, MANIFEST_FILE, Registry};
+use crate::reporter::Reporter;
+use crate::rootfs::{ROOTFS_FILE, RootfsEntry};
+use crate::state_dir::{StateDir, UNFINISHED, publish_directory, replace_file};
+use crate::tool;
+use crate::tree::remove;
+
+/// File name of the initramfs in an image.
+const INITRAMFS_FILE: &str = "initramfs";
+
+/// How to build.
+#[derive(Debug, Clone)]
+pub struct BuildOptions {
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// Fetch kernel and packages anew even if the cache has them (newer packages, security updates).
+    pub refresh: bool,
+}
+
+/// Builds the image of `loaded` and makes it the current one of its name. Blocks; `observe` sees the progress.
+///
+/// If the outcome is an image that exists already, that one is returned.
+pub fn build(
+    loaded: &LoadedRecipe,
+    options: &BuildOptions,
+    observe: &mut dyn FnMut(BuildEvent),
+) -> Result<GoldenImage, ImageError> {
+    let uid = nix::unistd::geteuid();
+    if !uid.is_root() {
+        return Err(ImageError::NotRoot { uid: uid.as_raw() });
+    }
+    for program in ["mmdebstrap", "mkfs.erofs", "depmod", "setpriv", "unshare", "chroot"] {
+        tool::find(program)?;
+    }
+    let plan = BuildPlan::new(loaded)?;
+    let state = StateDir::open(&options.state_dir)?;
+    let mut reporter = Reporter::new(observe);
+    let _lock = reporter.stage(BuildStage::Lock, |reporter| {
+        let lock = state.lock(|| reporter.line("waiting for another build in this state directory"))?;
+        // Only now: the log of a build that still runs must not be replaced by one that waits for it.
+        reporter.log_to(&state.build_log(&loaded.recipe.name))?;
+        state.sweep()?;
+        Ok((lock, false))
+    })?;
+
+    let kernel =
+        reporter.stage(BuildStage::Kernel, |reporter| kernel(loaded, &plan, &state, options.refresh, reporter))?;
+    let rootfs = rootfs(loaded, &plan, &state, options.refresh, &mut reporter)?;
+    let unfinished = Unfinished::create(state.images().join(format!("{UNFINISHED}{}", loaded.recipe.name)))?;
+    reporter.stage(BuildStage::Initramfs, |reporter| {
+        let bytes = initramfs(loaded, &kernel)?;
+        reporter.line(&format!("initramfs of {} KiB, build id {BUILD_ID}", bytes.len() / 1024));
+        let path = unfinished.path.join(INITRAMFS_FILE);
+        fs::write(&path, bytes).map_err(ImageError::io("write", &path))?;
+        Ok(((), false))
+    })?;
+    reporter.stage(BuildStage::Publish, |reporter| {
+        place(&kernel.kernel_path(), &unfinished.path.join(KERNEL_FILE))?;
+        place(&rootfs.rootfs_path(), &unfinished.path.join(ROOTFS_FILE))?;
+        let manifest = manifest(loaded, &kernel, &rootfs, &unfinished.path)?;
+        let image = publish(&manifest, &unfinished.path, &state)?;
+        reporter.line(&format!("{} in {}", image.reference(), image.dir.display()));
+        Ok((image, false))
+    })
+}
+
+fn kernel(
+    loaded: &LoadedRecipe,
+    plan: &BuildPlan,
+    state: &StateDir,
+    refresh: bool,
+    reporter: &mut Reporter<'_>,
+) -> Result<(KernelEntry, bool), ImageError> {
+    let dir = state.cache().join(&plan.kernel_entry);
+    if let Some(entry) = KernelEntry::open(&dir).filter(|_| !refresh) {
+        return Ok((entry, true));
+    }
+    let unfinished = Unfinished::create(state.cache().join(format!("{UNFINISHED}{}", plan.kernel_entry)))?;
+    KernelEntry::build(loaded, &unfinished.path, &state.scratch()?, reporter)?;
+    replace_directory(&unfinished.path, &dir)?;
+    let entry = KernelEntry::open(&dir)
+        .ok_or_else(|| ImageError::KernelMissing { package: loaded.recipe.kernel_package.clone() })?;
+    Ok((entry, false))
+}
+
+fn rootfs(
+    loaded: &LoadedRecipe,
+    plan: &BuildPlan,
+    state: &StateDir,
+    refresh: bool,
+    reporter: &mut Reporter<'_>,
+) -> Result<RootfsEntry, ImageError> {
+    let dir = state.cache().join(&plan.rootfs_entry);
+    let cached = if refresh { None } else { RootfsEntry::open(&dir) };
+    if let Some(entry) = cached {
+        for stage in [BuildStage::Packages, BuildStage::Customize, BuildStage::RootImage] {
+            reporter.stage(stage, |_| Ok(((), true)))?;
+        }
+        entry.check_services(loaded)?;
+        return Ok(entry);
+    }
+    let unfinished = Unfinished::create(state.cache().join(format!("{UNFINISHED}{}", plan.rootfs_entry)))?;
+    RootfsEntry::build(loaded, plan, &unfinished.path, &state.scratch()?, reporter)?;
+    replace_directory(&unfinished.path, &dir)?;
+    RootfsEntry::open(&dir).ok_or_else(|| ImageError::ImageCorrupt {
+        image: loaded.recipe.name.clone(),
+        file: plan.rootfs_entry.clone(),
+        wanted: "the root filesystem that was just written".to_owned(),
+        actual: "something else".to_owned(),
+    })
+}
+
+fn initramfs(loaded: &LoadedRecipe, kernel: &KernelEntry) -> Result<Vec<u8>, ImageError> {
+    let config = initramfs::guest_config(&loaded.recipe, kernel.release(), kernel.modules());
+    let modules = kernel.modules().iter().map(|name| Ok((name.clone(), kernel.read_module(name)?)));
+    let modules = modules.collect::<Result<Vec<_>, ImageError>>()?;
+    initramfs::assemble(&config, guest_programs(), &modules)
+}
+
+fn manifest(
+    loaded: &LoadedRecipe,
+    kernel: &KernelEntry,
+    rootfs: &RootfsEntry,
+    dir: &Path,
+) -> Result<Manifest, ImageError> {
+    let recipe = &loaded.recipe;
+    let facts = |name: &str| {
+        let path = dir.join(name);
+        let (sha256, size) = digest::of_file(&path).map_err(ImageError::io("read", &path))?;
+        Ok::<_, ImageError>(FileFacts { name: name.to_owned(), sha256, size })
+    };
+    let (sha256, size) = rootfs.facts();
+    Ok(Manifest {
+        format: FORMAT,
+        name: recipe.name.clone(),
+        recipe_digest: loaded.digest()?,
+        build_id: BUILD_ID.to_owned(),
+        epoch: recipe.epoch,
+        suite: recipe.suite.clone(),
+        memory_mib: recipe.memory_mib,
+        vcpus: recipe.vcpus,
+        network_owner: recipe.network_owner,
+        readiness: recipe.readiness.clone(),
+        root_fs: RootFs::Erofs,
+        modules: kernel.modules().to_vec(),
+        kernel: KernelFacts {
+            package: recipe.kernel_package.clone(),
+            release: kernel.release().to_owned(),
+            config: config_facts(&kernel.config()?),
+        },
+        files: Files {
+            kernel: facts(KERNEL_FILE)?,
+            initramfs: facts(INITRAMFS_FILE)?,
+            rootfs: FileFacts { name: ROOTFS_FILE.to_owned(), sha256, size },
+        },
+        display: recipe.display.clone(),
+        services: recipe.services.clone(),
+        packages: rootfs.packages().clone(),
+    })
+}
+
+fn publish(manifest: &Manifest, unfinished: &Path, state: &StateDir) -> Result<GoldenImage, ImageError> {
+    let text = toml::to_string(manifest).map_err(ImageError::EncodeManifest)?;
+    let path = unfinished.join(MANIFEST_FILE);
+    fs::write(&path, &text).map_err(ImageError::io("write", &path))?;
+    for file in [MANIFEST_FILE, KERNEL_FILE, INITRAMFS_FILE, ROOTFS_FILE] {
+        let path = unfinished.join(file);
+        let read_only = fs::Permissions::from_mode(0o444);
+        fs::set_permissions(&path, read_only).map_err(ImageError::io("change the mode of", &path))?;
+    }
+    let reference = format!("{}@sha256:{}", manifest.name, digest::of_bytes(text.as_bytes()));
+    let dir = state.images().join(&reference);
+    let registry = Registry::at(state.images());
+    // The same content may be published already; a damaged one is replaced.
+    let intact = dir.exists() && registry.find(&reference).and_then(|image| registry.verify(&image)).is_ok();
+    if !intact {
+        replace_directory(unfinished, &dir)?;
+    }
+    replace_file(&registry.current_file(&manifest.name), format!("{reference}\n").as_bytes())?;
+    registry.find(&reference)
+}
+
+/// Puts a finished directory in the place of another; the other is out of sight before it is removed.
+fn replace_directory(unfinished: &Path, dir: &Path) -> Result<(), ImageError> {
+    if dir.exists() {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let old = dir.with_file_name(format!("{UNFINISHED}old-{name}"));
+        fs::rename(dir, &old).map_err(ImageError::io("move away", dir))?;
+        publish_directory(unfinished, dir)?;
+        return remove(&old);
+    }
+    publish_directory(unfinished, dir)
+}
+
+/// Links a file of the cache into the image; copies it where the file system cannot link.
+fn place(from: &Path, to: &Path) -> Result<(), ImageError> {
+    if fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    fs::copy(from, to).map(|_| ()).map_err(ImageError::io("copy", from))
+}
+
+/// A directory that is removed unless it was published under another name.
+struct Unfinished {
+    path: PathBuf,
+}
+
+impl Unfinished {
+    fn create(path: PathBuf) -> Result<Self, ImageError> {
+        fs::create_dir(&path).map_err(ImageError::io("create directory", &path))?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // What stays is swept by the next build.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}

@@ -1,0 +1,352 @@
+//! Why an image cannot be built, found or trusted. Every error has a stable code and says what to do next.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use airlock_protocol::Stage;
+
+use crate::elf::ElfFault;
+use crate::modules::UnknownModule;
+
+/// A failure of the builder or the registry.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// No embedded recipe has this name.
+    #[error("there is no recipe {name:?}; known are {}", known.join(", "))]
+    RecipeUnknown {
+        /// The name that was given.
+        name: String,
+        /// Embedded recipes.
+        known: Vec<String>,
+    },
+    /// The recipe is no TOML of the expected form.
+    #[error("parse recipe {recipe}")]
+    RecipeMalformed {
+        /// Name or path.
+        recipe: String,
+        /// Where and what; an unknown field is listed with the known ones.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// The recipe contradicts itself.
+    #[error("recipe {recipe} cannot be built")]
+    RecipeInvalid {
+        /// Name or path.
+        recipe: String,
+        /// What is wrong.
+        #[source]
+        problem: RecipeFault,
+    },
+    /// A program that builds images is not installed.
+    #[error("the program {tool} is not installed")]
+    ToolMissing {
+        /// Its name.
+        tool: String,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
+    /// The build needs root (device nodes, owners of files, chroot).
+    #[error("building an image needs root, this is user {uid}")]
+    NotRoot {
+        /// Effective user id.
+        uid: u32,
+    },
+    /// No space left.
+    #[error("no space left to {action} {}", path.display())]
+    DiskFull {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// The errno.
+        #[source]
+        source: io::Error,
+    },
+    /// Any other failure of the file system.
+    #[error("{action} {}", path.display())]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// The errno.
+        #[source]
+        source: io::Error,
+    },
+    /// The distribution has no such package.
+    #[error("a package of recipe {recipe} cannot be installed: {line}")]
+    PackageUnknown {
+        /// The recipe.
+        recipe: String,
+        /// apt's own line.
+        line: String,
+    },
+    /// A tool ended with an error.
+    #[error("{tool} failed ({status}): {}", last_words(tail))]
+    ToolFailed {
+        /// Its name.
+        tool: String,
+        /// Exit status.
+        status: std::process::ExitStatus,
+        /// Its last lines.
+        tail: Vec<String>,
+    },
+    /// The kernel package brought no kernel.
+    #[error("package {package} has no /boot/vmlinuz-*")]
+    KernelMissing {
+        /// The package.
+        package: String,
+    },
+    /// The kernel is not in the form a VMM loads.
+    #[error("{} is no bzImage", path.display())]
+    KernelFormat {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A module of the recipe does not exist.
+    #[error("kernel {release} lacks a module of the recipe")]
+    ModuleMissing {
+        /// Kernel release.
+        release: String,
+        /// Which.
+        #[source]
+        source: UnknownModule,
+    },
+    /// An embedded program cannot run as it is.
+    #[error("guest program {program} cannot run in the initramfs")]
+    GuestProgram {
+        /// Its name.
+        program: String,
+        /// Why.
+        #[source]
+        source: ElfFault,
+    },
+    /// A service's program is not in the image.
+    #[error("service {service} runs {program}, which is no executable file of the image")]
+    ServiceProgramMissing {
+        /// The service.
+        service: String,
+        /// The program.
+        program: String,
+    },
+    /// The user or number exists in the distribution already.
+    #[error("user {name} with number {uid} is already in the image's /etc/passwd")]
+    UserExists {
+        /// Name.
+        name: String,
+        /// Number.
+        uid: u32,
+    },
+    /// No such image.
+    #[error("there is no image {reference:?}; {}", found(known))]
+    ImageMissing {
+        /// Name or `name@sha256:digest`.
+        reference: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// An image lacks one of its files.
+    #[error("image {image} lacks {}", path.display())]
+    ImageFileMissing {
+        /// The image.
+        image: String,
+        /// The file.
+        path: PathBuf,
+        /// The errno.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not what the manifest says.
+    #[error("image {image}: {file} is corrupt: wanted {wanted}, found {actual}")]
+    ImageCorrupt {
+        /// The image.
+        image: String,
+        /// File in the image's directory.
+        file: String,
+        /// Size or digest by the manifest.
+        wanted: String,
+        /// Size or digest of the file.
+        actual: String,
+    },
+    /// A manifest cannot be read by this version.
+    #[error("parse the manifest of image {image}")]
+    ManifestMalformed {
+        /// The image.
+        image: String,
+        /// Where and what.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A record cannot be written as JSON.
+    #[error("encode a record of the build")]
+    Encode(#[source] serde_json::Error),
+    /// The manifest cannot be written as TOML.
+    #[error("encode a manifest")]
+    EncodeManifest(#[source] toml::ser::Error),
+    /// An initramfs entry is too large.
+    #[error("write the initramfs")]
+    Initramfs(#[from] crate::cpio::EntryTooLarge),
+}
+
+impl ImageError {
+    /// Wraps an I/O error with what was being done to which path; no space is told apart.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { action, path, source },
+            _ => Self::Io { action, path, source },
+        }
+    }
+
+    /// Stable code: the fault catalogue's where it has one.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::RecipeUnknown { .. } => "recipe_unknown",
+            Self::RecipeMalformed { .. } | Self::RecipeInvalid { .. } | Self::UserExists { .. } => "recipe_invalid",
+            Self::ToolMissing { .. } => "build_tool_missing",
+            Self::NotRoot { .. } => "build_needs_root",
+            Self::DiskFull { .. } => "disk_full",
+            Self::PackageUnknown { .. } => "package_unknown",
+            Self::KernelMissing { .. } => "kernel_missing",
+            Self::KernelFormat { .. } => "kernel_format",
+            Self::ModuleMissing { .. } => "modules_mismatch",
+            Self::GuestProgram { .. } => "guest_program_invalid",
+            Self::ServiceProgramMissing { .. } => "service_program_missing",
+            Self::ImageMissing { .. } | Self::ImageFileMissing { .. } => "image_missing",
+            Self::ImageCorrupt { .. } | Self::ManifestMalformed { .. } => "image_corrupt",
+            Self::Io { .. }
+            | Self::ToolFailed { .. }
+            | Self::Encode(_)
+            | Self::EncodeManifest(_)
+            | Self::Initramfs(_) => "image_build_failed",
+        }
+    }
+
+    /// What to do next.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::RecipeUnknown { known, .. } => {
+                format!("use one of {} or the path of a recipe file", known.join(", "))
+            }
+            Self::RecipeMalformed { .. } | Self::RecipeInvalid { .. } | Self::UserExists { .. } => {
+                "correct the recipe".to_owned()
+            }
+            Self::ToolMissing { package, .. } => format!("apt-get install {package}"),
+            Self::NotRoot { .. } => "run the command as root or through sudo".to_owned(),
+            Self::DiskFull { path, .. } => format!("free space on the file system of {}", path.display()),
+            Self::PackageUnknown { .. } => "correct the package's name or the suite in the recipe".to_owned(),
+            Self::KernelMissing { .. } | Self::KernelFormat { .. } => {
+                "name a kernel image package as kernel_package, e.g. linux-image-cloud-amd64".to_owned()
+            }
+            Self::ModuleMissing { .. } => "take the module off the recipe or name a kernel that has it".to_owned(),
+            Self::GuestProgram { .. } => "build airlock again with its own guest programs".to_owned(),
+            Self::ServiceProgramMissing { .. } => "add the package that has the program to the recipe".to_owned(),
+            Self::ImageMissing { reference, .. } => {
+                format!("airlock image build {}", reference.split('@').next().unwrap_or(reference))
+            }
+            Self::ImageFileMissing { image, .. }
+            | Self::ImageCorrupt { image, .. }
+            | Self::ManifestMalformed { image, .. } => {
+                let name = image.split('@').next().unwrap_or(image);
+                format!("airlock image rm {image}, then airlock image build {name}")
+            }
+            Self::ToolFailed { .. } => "read the build log; check the network to the package mirror".to_owned(),
+            Self::Io { .. } | Self::Encode(_) | Self::EncodeManifest(_) | Self::Initramfs(_) => {
+                "read the error's causes and the build log, then build again".to_owned()
+            }
+        }
+    }
+}
+
+fn last_words(tail: &[String]) -> &str {
+    tail.iter().rev().find(|line| line.starts_with("E: ")).or(tail.last()).map_or("no output", String::as_str)
+}
+
+fn found(known: &[String]) -> String {
+    if known.is_empty() { "none was built yet".to_owned() } else { format!("there are {}", known.join(", ")) }
+}
+
+/// What contradicts itself in a recipe.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecipeFault {
+    /// A name that is no name.
+    #[error("{field} has {name:?}, which is no lower-case name")]
+    NameInvalid {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        name: String,
+    },
+    /// A path that is not absolute and plain.
+    #[error("{path:?} is no plain path (absolute in the image, relative for a source, without \"..\")")]
+    PathInvalid {
+        /// The path.
+        path: String,
+    },
+    /// A user that the recipe does not create.
+    #[error("user {user:?} is neither root nor one of the recipe's users")]
+    UserUnknown {
+        /// Name.
+        user: String,
+    },
+    /// Two users of one name, or a second root.
+    #[error("user {user:?} is declared twice or is root")]
+    UserTaken {
+        /// Name.
+        user: String,
+    },
+    /// A file with no content, or two.
+    #[error("file {path} needs either content or source")]
+    ContentAmbiguous {
+        /// Path in the image.
+        path: String,
+    },
+    /// A source that does not exist.
+    #[error("there is no source file {file:?} in the recipe's directory")]
+    SourceMissing {
+        /// Name below the recipe's directory.
+        file: String,
+    },
+    /// Two services of one name.
+    #[error("service {service:?} is declared twice")]
+    ServiceTwice {
+        /// Name.
+        service: String,
+    },
+    /// The contract would count a VM ready that nobody can reach.
+    #[error("readiness lacks {stage}")]
+    ReadinessLacks {
+        /// The stage.
+        stage: Stage,
+    },
+    /// A stage of a display that the recipe does not have.
+    #[error("readiness has {stage}, but the recipe has no display")]
+    StageWithoutDisplay {
+        /// The stage.
+        stage: Stage,
+    },
+    /// No memory or no CPU.
+    #[error("memory_mib and vcpus must be at least 1")]
+    NoResources,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error;
+
+    #[test]
+    fn the_chain_reaches_the_errno() {
+        let err = ImageError::io("write", Path::new("/x"))(io::Error::from_raw_os_error(28));
+        assert_eq!(err.code(), "disk_full");
+        let errno = err.source().and_then(|source| source.downcast_ref::<io::Error>()).unwrap();
+        assert_eq!(errno.raw_os_error(), Some(28));
+        assert!(!err.to_string().contains(&errno.to_string()));
+    }
+
+    #[test]
+    fn apts_own_words_are_quoted() {
+        let tail = ["I: x", "E: Unable to locate package y", "I: removing"].map(str::to_owned);
+        assert_eq!(last_words(&tail), "E: Unable to locate package y");
+    }
+}

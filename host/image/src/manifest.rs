@@ -1,0 +1,184 @@
+//! The manifest of a golden image: what is in it, by digest. The image's own digest is the SHA-256 of this file's bytes.
+
+use std::collections::BTreeMap;
+
+use airlock_protocol::Stage;
+use airlock_protocol::guest_config::{Display, RootFs, Service};
+use serde::{Deserialize, Serialize};
+
+use crate::recipe::NetworkOwner;
+
+/// Version of the manifest's form. A manifest of another version is refused.
+pub const FORMAT: u32 = 1;
+
+/// What an image is and what it needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Name of the recipe.
+    pub name: String,
+    /// Digest of the recipe and the files it names.
+    pub recipe_digest: String,
+    /// Build id of init and agent.
+    pub build_id: String,
+    /// Time stamp of every file in the image, seconds since the Unix epoch.
+    pub epoch: u64,
+    /// Distribution suite.
+    pub suite: String,
+    /// Guest memory in MiB that the image needs.
+    pub memory_mib: u32,
+    /// Virtual CPUs that the image is made for.
+    pub vcpus: u8,
+    /// Who configures the guest's network.
+    pub network_owner: NetworkOwner,
+    /// Stages that must be reached before the image counts as ready, in order.
+    pub readiness: Vec<Stage>,
+    /// Filesystem of the root.
+    pub root_fs: RootFs,
+    /// Modules in the initramfs, in load order.
+    pub modules: Vec<String>,
+    /// The kernel.
+    pub kernel: KernelFacts,
+    /// The image's files.
+    pub files: Files,
+    /// The display, if the image has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display: Option<Display>,
+    /// Supervised services, in start order.
+    #[serde(default)]
+    pub services: Vec<Service>,
+    /// Installed packages with their versions.
+    pub packages: BTreeMap<String, String>,
+}
+
+/// What is known of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelFacts {
+    /// The package asked for.
+    pub package: String,
+    /// Release, as `uname -r` prints it.
+    pub release: String,
+    /// Options of the kernel's configuration that decide whether an image boots: `y`, `m`, a value, or `n` if not set.
+    pub config: BTreeMap<String, String>,
+}
+
+/// The files beside the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
+    /// Kernel in bzImage form.
+    pub kernel: FileFacts,
+    /// Initramfs, uncompressed.
+    pub initramfs: FileFacts,
+    /// Root filesystem.
+    pub rootfs: FileFacts,
+}
+
+impl Files {
+    /// All of them.
+    pub fn all(&self) -> [&FileFacts; 3] {
+        [&self.kernel, &self.initramfs, &self.rootfs]
+    }
+}
+
+/// One file of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileFacts {
+    /// File name in the image's directory.
+    pub name: String,
+    /// SHA-256 in hex.
+    pub sha256: String,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// The options of a kernel's `.config` that are recorded.
+const CONFIG_FACTS: &[&str] = &[
+    "CONFIG_DEVTMPFS",
+    "CONFIG_EROFS_FS",
+    "CONFIG_EXT4_FS",
+    "CONFIG_HW_RANDOM_VIRTIO",
+    "CONFIG_IP_PNP",
+    "CONFIG_OVERLAY_FS",
+    "CONFIG_PVH",
+    "CONFIG_SERIAL_8250_CONSOLE",
+    "CONFIG_TMPFS",
+    "CONFIG_VIRTIO_BLK",
+    "CONFIG_VIRTIO_CONSOLE",
+    "CONFIG_VIRTIO_MMIO",
+    "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES",
+    "CONFIG_VIRTIO_NET",
+    "CONFIG_VIRTIO_PCI",
+    "CONFIG_VIRTIO_VSOCKETS",
+];
+
+/// Picks the recorded options out of a kernel's configuration file.
+pub fn config_facts(config: &str) -> BTreeMap<String, String> {
+    let set: BTreeMap<&str, &str> =
+        config.lines().filter(|line| line.starts_with("CONFIG_")).filter_map(|line| line.split_once('=')).collect();
+    CONFIG_FACTS.iter().map(|name| ((*name).to_owned(), (*set.get(name).unwrap_or(&"n")).to_owned())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use airlock_protocol::guest_config::Restart;
+
+    pub(crate) fn sample() -> Manifest {
+        let file = |name: &str| FileFacts { name: name.into(), sha256: "00".repeat(32), size: 1 };
+        Manifest {
+            format: FORMAT,
+            name: "base".into(),
+            recipe_digest: "11".repeat(32),
+            build_id: "22".repeat(8),
+            epoch: 1,
+            suite: "bookworm".into(),
+            memory_mib: 256,
+            vcpus: 1,
+            network_owner: NetworkOwner::Airlock,
+            readiness: vec![Stage::AgentUp, Stage::Reachable],
+            root_fs: RootFs::Erofs,
+            modules: vec!["virtio.ko".into()],
+            kernel: KernelFacts {
+                package: "linux".into(),
+                release: "6.1".into(),
+                config: config_facts("CONFIG_TMPFS=y"),
+            },
+            files: Files { kernel: file("vmlinuz"), initramfs: file("initramfs"), rootfs: file("rootfs.erofs") },
+            display: Some(Display {
+                number: 1,
+                browser_class: "Firefox-esr".into(),
+                user: "user".into(),
+                open_command: vec!["/usr/bin/firefox-esr".into()],
+            }),
+            services: vec![Service {
+                name: "xvnc".into(),
+                command: vec!["/usr/bin/Xtigervnc".into(), ":1".into()],
+                user: Some("user".into()),
+                env: BTreeMap::from([("A".into(), "b".into())]),
+                wait_for_socket: None,
+                restart: Restart::Always,
+            }],
+            packages: BTreeMap::from([("libc6".into(), "2.36-9".into())]),
+        }
+    }
+
+    #[test]
+    fn round_trips_through_toml() {
+        let text = toml::to_string(&sample()).unwrap();
+        assert_eq!(toml::from_str::<Manifest>(&text).unwrap(), sample());
+        assert!(toml::from_str::<Manifest>(&format!("unheard_of = 1\n{text}")).is_err());
+    }
+
+    #[test]
+    fn an_option_that_is_not_set_is_recorded_as_n() {
+        let facts = config_facts("# CONFIG_IP_PNP is not set\nCONFIG_EROFS_FS=m\nCONFIG_OTHER=y\n");
+        assert_eq!(facts["CONFIG_IP_PNP"], "n");
+        assert_eq!(facts["CONFIG_EROFS_FS"], "m");
+        assert!(!facts.contains_key("CONFIG_OTHER"));
+    }
+}

@@ -1,0 +1,161 @@
+//! Decides, from the recipe alone, what is fetched and how it is keyed in the cache. Pure: nothing here runs anything.
+//!
+//! A key covers all inputs of what it names and nothing else: another agent changes neither key, another service
+//! changes neither key, another package changes only the root's.
+
+use serde::Serialize;
+
+use crate::digest;
+use crate::error::ImageError;
+use crate::recipe::LoadedRecipe;
+use crate::tool::ToolRun;
+
+/// Changes whenever the builder would make something else of the same recipe.
+const BUILDER_VERSION: u32 = 1;
+
+/// What documentation costs is not worth its bytes in a machine that lives for minutes.
+const LEFT_OUT: &[&str] = &[
+    "/usr/share/man/*",
+    "/usr/share/doc/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/lintian/*",
+    "/usr/share/bug/*",
+    "/usr/share/help/*",
+];
+
+/// What a build has to make, unless the cache has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BuildPlan {
+    /// Cache entry of kernel and modules.
+    pub(crate) kernel_entry: String,
+    /// Cache entry of the root filesystem.
+    pub(crate) rootfs_entry: String,
+    /// UUID of the root filesystem.
+    pub(crate) rootfs_uuid: String,
+}
+
+impl BuildPlan {
+    /// The plan of a recipe.
+    pub(crate) fn new(loaded: &LoadedRecipe) -> Result<Self, ImageError> {
+        let recipe = &loaded.recipe;
+        let kernel = key(&("kernel", &recipe.suite, &recipe.kernel_package, &recipe.modules))?;
+        let contents: Vec<String> = loaded.contents.iter().map(|content| digest::of_bytes(content)).collect();
+        let files: Vec<_> = recipe.files.iter().zip(&contents).map(|(f, c)| (&f.path, f.mode, &f.owner, c)).collect();
+        let rootfs = key(&(
+            "rootfs",
+            &recipe.suite,
+            &recipe.packages,
+            &recipe.users,
+            files,
+            &recipe.run,
+            recipe.epoch,
+            LEFT_OUT,
+        ))?;
+        Ok(Self {
+            kernel_entry: format!("kernel-{}", &kernel[..16]),
+            rootfs_entry: format!("rootfs-{}", &rootfs[..16]),
+            rootfs_uuid: format!(
+                "{}-{}-{}-{}-{}",
+                &rootfs[..8],
+                &rootfs[8..12],
+                &rootfs[12..16],
+                &rootfs[16..20],
+                &rootfs[20..32]
+            ),
+        })
+    }
+}
+
+fn key(inputs: &impl Serialize) -> Result<String, ImageError> {
+    let bytes = serde_json::to_vec(&(BUILDER_VERSION, std::env::consts::ARCH, inputs)).map_err(ImageError::Encode)?;
+    Ok(digest::of_bytes(&bytes))
+}
+
+/// Unpacks the kernel package and what it depends on into `target`, running none of their scripts.
+pub(crate) fn fetch_kernel(loaded: &LoadedRecipe, target: &str, temporary: &str) -> ToolRun {
+    debootstrap(loaded, temporary, "extract", std::slice::from_ref(&loaded.recipe.kernel_package), &[], target)
+}
+
+/// Installs the minimal system and the recipe's packages into `target`.
+pub(crate) fn install_packages(loaded: &LoadedRecipe, target: &str, temporary: &str) -> ToolRun {
+    debootstrap(loaded, temporary, "minbase", &loaded.recipe.packages, LEFT_OUT, target)
+}
+
+fn debootstrap(
+    loaded: &LoadedRecipe,
+    temporary: &str,
+    variant: &str,
+    packages: &[String],
+    left_out: &[&str],
+    target: &str,
+) -> ToolRun {
+    let mut args = vec!["--mode=root".to_owned(), format!("--variant={variant}"), "--format=directory".to_owned()];
+    args.push("--aptopt=Acquire::Languages \"none\"".to_owned());
+    args.push("--aptopt=Acquire::Retries \"3\"".to_owned());
+    args.extend(left_out.iter().map(|path| format!("--dpkgopt=path-exclude={path}")));
+    if !packages.is_empty() {
+        args.push(format!("--include={}", packages.join(",")));
+    }
+    args.extend([loaded.recipe.suite.clone(), target.to_owned()]);
+    let mut run = ToolRun::new("mmdebstrap", args);
+    run.env = vec![
+        ("SOURCE_DATE_EPOCH".to_owned(), loaded.recipe.epoch.to_string()),
+        ("TMPDIR".to_owned(), temporary.to_owned()),
+    ];
+    run.network = true;
+    run
+}
+
+/// Writes the root directory as an uncompressed erofs: under emulation decompression costs more than it saves.
+pub(crate) fn write_erofs(loaded: &LoadedRecipe, uuid: &str, image: &str, root: &str) -> ToolRun {
+    let epoch = format!("-T{}", loaded.recipe.epoch);
+    ToolRun::new("mkfs.erofs", ["--quiet", &epoch, &format!("-U{uuid}"), image, root])
+}
+
+/// Runs one command of the recipe in the root.
+pub(crate) fn run_in_root(loaded: &LoadedRecipe, command: &[String], root: &str) -> ToolRun {
+    let mut run = ToolRun::new("chroot", std::iter::once(root.to_owned()).chain(command.iter().cloned()));
+    run.env = vec![("SOURCE_DATE_EPOCH".to_owned(), loaded.recipe.epoch.to_string())];
+    run
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base(change: impl FnOnce(&mut LoadedRecipe)) -> BuildPlan {
+        let mut loaded = LoadedRecipe::load("base").unwrap();
+        change(&mut loaded);
+        BuildPlan::new(&loaded).unwrap()
+    }
+
+    #[test]
+    fn keys_change_with_their_inputs_and_nothing_else() {
+        let plain = base(|_| {});
+        assert_eq!(plain, base(|_| {}));
+        let service = base(|loaded| {
+            loaded.recipe.memory_mib += 1;
+            loaded.recipe.services.clear();
+            loaded.recipe.display = None;
+        });
+        assert_eq!(plain, service);
+        let package = base(|loaded| loaded.recipe.packages.push("zsh".into()));
+        assert_eq!(plain.kernel_entry, package.kernel_entry);
+        assert_ne!(plain.rootfs_entry, package.rootfs_entry);
+        let module = base(|loaded| loaded.recipe.modules.push("btrfs".into()));
+        assert_ne!(plain.kernel_entry, module.kernel_entry);
+        assert_eq!(plain.rootfs_entry, module.rootfs_entry);
+    }
+
+    #[test]
+    fn packages_are_one_argument() {
+        let mut loaded = LoadedRecipe::load("base").unwrap();
+        loaded.recipe.packages = vec!["a".into(), "b".into()];
+        let run = install_packages(&loaded, "/root-dir", "/tmp-dir");
+        assert!(run.args.contains(&"--include=a,b".to_owned()));
+        assert_eq!(run.args.last().map(String::as_str), Some("/root-dir"));
+        assert!(run.network);
+        assert!(!run_in_root(&loaded, &["/bin/true".into()], "/root-dir").network);
+    }
+}

@@ -1,0 +1,346 @@
+//! Recipes: what a golden image is made of, as a TOML file. Parsed and validated as a whole before anything is built.
+//!
+//! A recipe is embedded (`base`, `browser`, ...) or given by a path. Files it names as `source` lie in the directory that
+//! has the recipe's name, beside the recipe. An unknown recipe or field is refused and what exists is listed.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use airlock_protocol::Stage;
+use airlock_protocol::guest_config::{Display, Service};
+use serde::{Deserialize, Serialize};
+
+use crate::digest;
+use crate::error::{ImageError, RecipeFault};
+
+include!(concat!(env!("OUT_DIR"), "/recipes.rs"));
+
+/// Time stamp of every file in an image unless the recipe says otherwise: 2026-01-01T00:00:00Z.
+const DEFAULT_EPOCH: u64 = 1_767_225_600;
+
+struct Embedded {
+    name: &'static str,
+    text: &'static str,
+    files: &'static [(&'static str, &'static [u8])],
+}
+
+/// What a recipe file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the image.
+    pub name: String,
+    /// Distribution suite, e.g. `bookworm`.
+    pub suite: String,
+    /// Packages besides the minimal system.
+    #[serde(default)]
+    pub packages: Vec<String>,
+    /// Package of the kernel.
+    pub kernel_package: String,
+    /// Modules for the initramfs; their dependencies are added.
+    pub modules: Vec<String>,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// Virtual CPUs.
+    pub vcpus: u8,
+    /// Stages of the readiness contract.
+    pub readiness: Vec<Stage>,
+    /// Who configures the guest's network.
+    #[serde(default)]
+    pub network_owner: NetworkOwner,
+    /// Time stamp of every file in the image, seconds since the Unix epoch.
+    #[serde(default = "default_epoch")]
+    pub epoch: u64,
+    /// Ordinary users to create.
+    #[serde(default)]
+    pub users: Vec<User>,
+    /// Files and directories to write.
+    #[serde(default)]
+    pub files: Vec<RecipeFile>,
+    /// Commands that run in the finished root, without a network, each as program and arguments.
+    #[serde(default)]
+    pub run: Vec<Vec<String>>,
+    /// Supervised services, in start order.
+    #[serde(default)]
+    pub services: Vec<Service>,
+    /// The display to watch.
+    #[serde(default)]
+    pub display: Option<Display>,
+}
+
+const fn default_epoch() -> u64 {
+    DEFAULT_EPOCH
+}
+
+/// Who configures the guest's network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkOwner {
+    /// airlock-init.
+    #[default]
+    Airlock,
+}
+
+/// An ordinary user. The group has the user's name and number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    /// Login name.
+    pub name: String,
+    /// User and group number.
+    pub uid: u32,
+    /// Home directory, created with mode 0700.
+    pub home: String,
+    /// Login shell.
+    pub shell: String,
+}
+
+/// A file or directory of the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipeFile {
+    /// Absolute path in the image. Missing parents are created with the same owner.
+    pub path: String,
+    /// Permission bits.
+    #[serde(default = "default_mode")]
+    pub mode: u32,
+    /// User who owns it.
+    #[serde(default = "default_owner")]
+    pub owner: String,
+    /// The content itself.
+    #[serde(default)]
+    pub content: Option<String>,
+    /// Or the file that holds it, below the recipe's directory.
+    #[serde(default)]
+    pub source: Option<String>,
+}
+
+const fn default_mode() -> u32 {
+    0o644
+}
+
+fn default_owner() -> String {
+    "root".to_owned()
+}
+
+/// A valid recipe with the content of every file it names.
+#[derive(Debug, Clone)]
+pub struct LoadedRecipe {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// Content of `recipe.files`, in the same order.
+    pub contents: Vec<Vec<u8>>,
+}
+
+impl LoadedRecipe {
+    /// Loads an embedded recipe by name, or a recipe file if `reference` has a `/` or ends in `.toml`.
+    pub fn load(reference: &str) -> Result<Self, ImageError> {
+        if reference.contains('/') || reference.ends_with(".toml") {
+            return Self::from_file(Path::new(reference));
+        }
+        let found = EMBEDDED.iter().find(|embedded| embedded.name == reference);
+        let embedded =
+            found.ok_or_else(|| ImageError::RecipeUnknown { name: reference.to_owned(), known: embedded_names() })?;
+        let sources = |wanted: &str| {
+            let wanted = format!("{}/{wanted}", embedded.name);
+            embedded.files.iter().find(|(path, _)| *path == wanted).map(|(_, bytes)| bytes.to_vec())
+        };
+        Self::parse(reference, embedded.text, |source| {
+            sources(source).ok_or_else(|| fault(reference, RecipeFault::SourceMissing { file: source.to_owned() }))
+        })
+    }
+
+    fn from_file(path: &Path) -> Result<Self, ImageError> {
+        let text = std::fs::read_to_string(path).map_err(ImageError::io("read recipe", path))?;
+        let dir: PathBuf = path.with_extension("");
+        Self::parse(&path.display().to_string(), &text, |source| {
+            let file = dir.join(source);
+            std::fs::read(&file).map_err(ImageError::io("read recipe source", &file))
+        })
+    }
+
+    /// Parses and validates `text`; `read_source` gets the content of a named file.
+    pub fn parse(
+        reference: &str,
+        text: &str,
+        read_source: impl Fn(&str) -> Result<Vec<u8>, ImageError>,
+    ) -> Result<Self, ImageError> {
+        let recipe: Recipe = toml::from_str(text)
+            .map_err(|source| ImageError::RecipeMalformed { recipe: reference.to_owned(), source: Box::new(source) })?;
+        validate(&recipe).map_err(|problem| fault(reference, problem))?;
+        let contents = recipe.files.iter().map(|file| match (&file.content, &file.source) {
+            (Some(content), _) => Ok(content.clone().into_bytes()),
+            (None, Some(source)) => read_source(source),
+            (None, None) => Ok(Vec::new()),
+        });
+        let contents = contents.collect::<Result<_, _>>()?;
+        Ok(Self { recipe, contents })
+    }
+
+    /// Digest of everything the recipe says, contents of its files included.
+    pub fn digest(&self) -> Result<String, ImageError> {
+        let contents: Vec<String> = self.contents.iter().map(|content| digest::of_bytes(content)).collect();
+        let bytes = serde_json::to_vec(&(&self.recipe, contents)).map_err(ImageError::Encode)?;
+        Ok(digest::of_bytes(&bytes))
+    }
+}
+
+/// Names of the recipes in this build.
+pub fn embedded_names() -> Vec<String> {
+    EMBEDDED.iter().map(|embedded| embedded.name.to_owned()).collect()
+}
+
+fn fault(recipe: &str, problem: RecipeFault) -> ImageError {
+    ImageError::RecipeInvalid { recipe: recipe.to_owned(), problem }
+}
+
+fn validate(recipe: &Recipe) -> Result<(), RecipeFault> {
+    check_name("name", &recipe.name)?;
+    check_name("suite", &recipe.suite)?;
+    for package in recipe.packages.iter().chain([&recipe.kernel_package]) {
+        check_name("packages", package)?;
+    }
+    if recipe.memory_mib == 0 || recipe.vcpus == 0 {
+        return Err(RecipeFault::NoResources);
+    }
+    for stage in [Stage::AgentUp, Stage::Reachable] {
+        if !recipe.readiness.contains(&stage) {
+            return Err(RecipeFault::ReadinessLacks { stage });
+        }
+    }
+    if recipe.display.is_none() {
+        let of_display = [Stage::DisplayUp, Stage::BrowserUp, Stage::PagePainted];
+        if let Some(stage) = recipe.readiness.iter().find(|stage| of_display.contains(stage)) {
+            return Err(RecipeFault::StageWithoutDisplay { stage: *stage });
+        }
+    }
+    let mut users = BTreeSet::from(["root"]);
+    for user in &recipe.users {
+        check_name("users.name", &user.name)?;
+        check_path(&user.home)?;
+        check_path(&user.shell)?;
+        if user.uid == 0 || !users.insert(&user.name) {
+            return Err(RecipeFault::UserTaken { user: user.name.clone() });
+        }
+    }
+    let owners = recipe.files.iter().map(|file| &file.owner);
+    let runners = recipe.services.iter().filter_map(|service| service.user.as_ref());
+    let display = recipe.display.iter().map(|display| &display.user);
+    for user in owners.chain(runners).chain(display) {
+        if !users.contains(user.as_str()) {
+            return Err(RecipeFault::UserUnknown { user: user.clone() });
+        }
+    }
+    for file in &recipe.files {
+        check_path(&file.path)?;
+        if file.content.is_some() == file.source.is_some() {
+            return Err(RecipeFault::ContentAmbiguous { path: file.path.clone() });
+        }
+        if file.source.as_ref().is_some_and(|source| source.split('/').any(|part| part.is_empty() || part == "..")) {
+            return Err(RecipeFault::PathInvalid { path: file.source.clone().unwrap_or_default() });
+        }
+    }
+    let mut services = BTreeSet::new();
+    for service in &recipe.services {
+        check_path(service.command.first().map_or("", String::as_str))?;
+        if !services.insert(&service.name) {
+            return Err(RecipeFault::ServiceTwice { service: service.name.clone() });
+        }
+    }
+    for command in &recipe.run {
+        check_path(command.first().map_or("", String::as_str))?;
+    }
+    Ok(())
+}
+
+/// Names become arguments of tools and parts of file names.
+fn check_name(field: &'static str, name: &str) -> Result<(), RecipeFault> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-._".contains(c);
+    let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if starts_well && name.chars().all(fits) {
+        return Ok(());
+    }
+    Err(RecipeFault::NameInvalid { field, name: name.to_owned() })
+}
+
+fn check_path(path: &str) -> Result<(), RecipeFault> {
+    let parts_fit = path.split('/').skip(1).all(|part| !part.is_empty() && part != "." && part != "..");
+    if path.starts_with('/') && parts_fit && !path.contains([':', '\n', '\0']) {
+        return Ok(());
+    }
+    Err(RecipeFault::PathInvalid { path: path.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error;
+
+    const BASE: &str = r#"
+name = "base"
+suite = "bookworm"
+kernel_package = "linux-image-cloud-amd64"
+modules = ["erofs"]
+memory_mib = 256
+vcpus = 1
+readiness = ["agent_up", "reachable"]
+"#;
+
+    fn parse(extra: &str) -> Result<LoadedRecipe, ImageError> {
+        LoadedRecipe::parse("test", &format!("{BASE}\n{extra}"), |source| {
+            Ok(format!("content of {source}").into_bytes())
+        })
+    }
+
+    #[test]
+    fn every_embedded_recipe_is_valid() {
+        for name in embedded_names() {
+            assert_eq!(LoadedRecipe::load(&name).unwrap().recipe.name, name);
+        }
+        assert!(embedded_names().contains(&"base".to_owned()));
+    }
+
+    #[test]
+    fn an_unknown_recipe_lists_what_exists() {
+        let text = LoadedRecipe::load("bsae").unwrap_err().to_string();
+        assert!(text.contains("bsae") && text.contains("base"), "{text}");
+    }
+
+    #[test]
+    fn an_unknown_field_is_named_with_the_known_ones() {
+        let err = parse("memroy = 3").unwrap_err();
+        let text = err.source().unwrap().to_string();
+        assert!(text.contains("memroy") && text.contains("memory_mib"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        let refused = |extra: &str| match parse(extra).unwrap_err() {
+            ImageError::RecipeInvalid { problem, .. } => problem,
+            other => panic!("{other}"),
+        };
+        let file = "[[files]]\npath = \"/etc/x\"\n";
+        assert!(matches!(refused(file), RecipeFault::ContentAmbiguous { .. }));
+        assert!(matches!(refused(&format!("{file}source = \"../x\"")), RecipeFault::PathInvalid { .. }));
+        assert!(matches!(
+            refused(&format!("{file}content = \"\"\nowner = \"nobody-here\"")),
+            RecipeFault::UserUnknown { .. }
+        ));
+        assert!(matches!(refused("packages = [\"--hook=x\"]"), RecipeFault::NameInvalid { .. }));
+        assert!(matches!(refused("run = [[\"fc-cache\"]]"), RecipeFault::PathInvalid { .. }));
+        let root = "[[users]]\nname = \"root\"\nuid = 5\nhome = \"/root\"\nshell = \"/bin/sh\"";
+        assert!(matches!(refused(root), RecipeFault::UserTaken { .. }));
+        let without_display = BASE.replace("\"reachable\"", "\"reachable\", \"display_up\"");
+        let err = LoadedRecipe::parse("test", &without_display, |_| Ok(Vec::new())).unwrap_err();
+        assert!(err.to_string().contains("test") && err.source().unwrap().to_string().contains("display_up"));
+    }
+
+    #[test]
+    fn the_digest_covers_the_content_of_sources() {
+        let file = format!("{BASE}\n[[files]]\npath = \"/etc/x\"\nsource = \"x\"");
+        let with =
+            |content: &str| LoadedRecipe::parse("test", &file, |_| Ok(content.into())).unwrap().digest().unwrap();
+        assert_eq!(with("a"), with("a"));
+        assert_ne!(with("a"), with("b"));
+    }
+}

@@ -1,0 +1,200 @@
+//! Finds published images and tells whether they are still what was published.
+//!
+//! ```text
+//! images/<name>@sha256:<digest>/{manifest.toml,vmlinuz,initramfs,rootfs.erofs}
+//! images/<name>.current            the reference that <name> alone stands for
+//! ```
+//!
+//! Finding an image checks that its files exist with the right sizes (cheap, at every start); `verify` hashes them all.
+//! Nothing here changes an image.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::digest;
+use crate::error::ImageError;
+use crate::manifest::{FORMAT, Manifest};
+use crate::state_dir::UNFINISHED;
+
+/// File name of the manifest in an image.
+pub(crate) const MANIFEST_FILE: &str = "manifest.toml";
+/// The shortest digest that may stand for a whole one.
+const SHORTEST_DIGEST: usize = 12;
+
+/// The published images of a state directory.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    images: PathBuf,
+}
+
+/// One published image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GoldenImage {
+    /// Name of the recipe.
+    pub name: String,
+    /// SHA-256 of the manifest in hex.
+    pub digest: String,
+    /// Where its files are.
+    pub dir: PathBuf,
+    /// What it is.
+    pub manifest: Manifest,
+}
+
+impl GoldenImage {
+    /// `name@sha256:digest`.
+    pub fn reference(&self) -> String {
+        format!("{}@sha256:{}", self.name, self.digest)
+    }
+
+    /// The kernel (bzImage).
+    pub fn kernel_path(&self) -> PathBuf {
+        self.dir.join(&self.manifest.files.kernel.name)
+    }
+
+    /// The initramfs.
+    pub fn initramfs_path(&self) -> PathBuf {
+        self.dir.join(&self.manifest.files.initramfs.name)
+    }
+
+    /// The root filesystem.
+    pub fn rootfs_path(&self) -> PathBuf {
+        self.dir.join(&self.manifest.files.rootfs.name)
+    }
+}
+
+impl Registry {
+    /// The images of a state directory, which is created if it does not exist.
+    pub fn open(state_dir: &Path) -> Result<Self, ImageError> {
+        let images = state_dir.join("images");
+        fs::create_dir_all(&images).map_err(ImageError::io("create directory", &images))?;
+        Ok(Self { images })
+    }
+
+    pub(crate) fn at(images: PathBuf) -> Self {
+        Self { images }
+    }
+
+    pub(crate) fn current_file(&self, name: &str) -> PathBuf {
+        self.images.join(format!("{name}.current"))
+    }
+
+    /// Every image that can be read, by reference. A damaged one is left out; [`Registry::find`] says what is wrong.
+    pub fn list(&self) -> Result<Vec<GoldenImage>, ImageError> {
+        Ok(self.references()?.iter().filter_map(|reference| self.read(reference).ok()).collect())
+    }
+
+    /// Whether `image` is the one its name alone stands for.
+    pub fn is_current(&self, image: &GoldenImage) -> bool {
+        self.current(&image.name).is_some_and(|reference| reference == image.reference())
+    }
+
+    /// The image of `base`, `base@sha256:<digest>`, or of the digest's first 12 digits or more.
+    /// Checks existence and size of its files.
+    pub fn find(&self, reference: &str) -> Result<GoldenImage, ImageError> {
+        let known = self.references()?;
+        let missing = || ImageError::ImageMissing { reference: reference.to_owned(), known: known.clone() };
+        let wanted = match reference.split_once("@sha256:") {
+            None => self.current(reference).ok_or_else(missing)?,
+            Some((_, digest)) if digest.len() < SHORTEST_DIGEST => return Err(missing()),
+            Some(_) => {
+                let mut matching = known.iter().filter(|known| known.starts_with(reference));
+                let first = matching.next().ok_or_else(missing)?;
+                if matching.next().is_some() {
+                    return Err(missing());
+                }
+                first.clone()
+            }
+        };
+        if !known.contains(&wanted) {
+            return Err(missing());
+        }
+        let image = self.read(&wanted)?;
+        self.check_sizes(&image)?;
+        Ok(image)
+    }
+
+    /// Hashes the manifest and every file of an image.
+    pub fn verify(&self, image: &GoldenImage) -> Result<(), ImageError> {
+        let manifest = read_file(image.dir.join(MANIFEST_FILE), &image.reference())?;
+        expect(image, MANIFEST_FILE, &image.digest, &digest::of_bytes(&manifest))?;
+        for file in image.manifest.files.all() {
+            let path = image.dir.join(&file.name);
+            let (actual, _) = digest::of_file(&path).map_err(|source| ImageError::ImageFileMissing {
+                image: image.reference(),
+                path: path.clone(),
+                source,
+            })?;
+            expect(image, &file.name, &file.sha256, &actual)?;
+        }
+        Ok(())
+    }
+
+    fn check_sizes(&self, image: &GoldenImage) -> Result<(), ImageError> {
+        for file in image.manifest.files.all() {
+            let path = image.dir.join(&file.name);
+            let meta = fs::metadata(&path).map_err(|source| ImageError::ImageFileMissing {
+                image: image.reference(),
+                path: path.clone(),
+                source,
+            })?;
+            expect(image, &file.name, &format!("{} bytes", file.size), &format!("{} bytes", meta.len()))?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, reference: &str) -> Result<GoldenImage, ImageError> {
+        let dir = self.images.join(reference);
+        let bytes = read_file(dir.join(MANIFEST_FILE), reference)?;
+        let (name, digest) = reference.split_once("@sha256:").unwrap_or((reference, ""));
+        let actual = digest::of_bytes(&bytes);
+        let corrupt = |wanted: &str, actual: String| ImageError::ImageCorrupt {
+            image: reference.to_owned(),
+            file: MANIFEST_FILE.to_owned(),
+            wanted: wanted.to_owned(),
+            actual,
+        };
+        if actual != digest {
+            return Err(corrupt(digest, actual));
+        }
+        let manifest: Manifest = toml::from_str(&String::from_utf8_lossy(&bytes)).map_err(|source| {
+            ImageError::ManifestMalformed { image: reference.to_owned(), source: Box::new(source) }
+        })?;
+        if manifest.format != FORMAT {
+            return Err(corrupt(&format!("format {FORMAT}"), format!("format {}", manifest.format)));
+        }
+        Ok(GoldenImage { name: name.to_owned(), digest: digest.to_owned(), dir, manifest })
+    }
+
+    fn current(&self, name: &str) -> Option<String> {
+        Some(fs::read_to_string(self.current_file(name)).ok()?.trim().to_owned())
+    }
+
+    fn references(&self) -> Result<Vec<String>, ImageError> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.images).map_err(ImageError::io("list", &self.images))? {
+            let entry = entry.map_err(ImageError::io("list", &self.images))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.contains("@sha256:") && !name.starts_with(UNFINISHED) {
+                found.push(name);
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+}
+
+fn read_file(path: PathBuf, image: &str) -> Result<Vec<u8>, ImageError> {
+    fs::read(&path).map_err(|source| ImageError::ImageFileMissing { image: image.to_owned(), path, source })
+}
+
+fn expect(image: &GoldenImage, file: &str, wanted: &str, actual: &str) -> Result<(), ImageError> {
+    if wanted == actual {
+        return Ok(());
+    }
+    Err(ImageError::ImageCorrupt {
+        image: image.reference(),
+        file: file.to_owned(),
+        wanted: wanted.to_owned(),
+        actual: actual.to_owned(),
+    })
+}

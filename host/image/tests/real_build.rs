@@ -1,0 +1,105 @@
+//! Builds `base` for real: Debian's packages, the kernel, erofs. Needs root and a package mirror.
+//!
+//! `AIRLOCK_TEST_STATE` names a state directory to keep, so that a second run shows the warm times.
+
+// The lint knows test functions, not the functions they call.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use airlock_image::{BuildEvent, BuildOptions, BuildStage, GoldenImage, ImageError, LoadedRecipe, Registry, build};
+
+struct State {
+    path: PathBuf,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+fn state() -> State {
+    match std::env::var_os("AIRLOCK_TEST_STATE") {
+        Some(path) => State { path: path.into(), _temporary: None },
+        None => {
+            let dir = tempfile::tempdir().unwrap();
+            State { path: dir.path().to_owned(), _temporary: Some(dir) }
+        }
+    }
+}
+
+fn build_quietly(recipe: &str, state: &State, refresh: bool) -> (GoldenImage, BTreeMap<BuildStage, bool>) {
+    let mut reused = BTreeMap::new();
+    let loaded = LoadedRecipe::load(recipe).unwrap();
+    let options = BuildOptions { state_dir: state.path.clone(), refresh };
+    let image = build(&loaded, &options, &mut |event| match event {
+        BuildEvent::Finished { stage, elapsed, reused: from_cache } => {
+            println!("{stage:<10} {:>6} ms{}", elapsed.as_millis(), if from_cache { "  reused" } else { "" });
+            reused.insert(stage, from_cache);
+        }
+        BuildEvent::Started { .. } => {}
+        BuildEvent::Log { line, .. } => println!("    {line}"),
+    });
+    (image.unwrap(), reused)
+}
+
+/// One build, everything a user can do with its outcome.
+#[test]
+fn real_base_is_built_reused_verified_and_its_damage_named() {
+    let recipe = std::env::var("AIRLOCK_TEST_RECIPE").unwrap_or_else(|_| "base".to_owned());
+    let state = state();
+    let (image, _) = build_quietly(&recipe, &state, false);
+    let registry = Registry::open(&state.path).unwrap();
+    assert_eq!(registry.find(&recipe).unwrap(), image);
+    assert_eq!(registry.find(&image.reference()).unwrap(), image);
+    assert!(registry.is_current(&image));
+    registry.verify(&image).unwrap();
+    for path in [image.kernel_path(), image.initramfs_path(), image.rootfs_path()] {
+        println!("{} {} KiB", path.display(), fs::metadata(&path).unwrap().len() / 1024);
+    }
+    assert!(image.manifest.packages.contains_key("libc6"));
+    assert_eq!(image.manifest.kernel.config["CONFIG_IP_PNP"], "n");
+    assert_eq!(image.manifest.modules.last().map(String::as_str), Some("erofs.ko"));
+
+    // The second build fetches nothing and comes to the same image.
+    let (again, reused) = build_quietly(&recipe, &state, false);
+    assert_eq!(again.digest, image.digest);
+    assert!([BuildStage::Kernel, BuildStage::Packages, BuildStage::RootImage].iter().all(|stage| reused[stage]));
+
+    // Nothing unfinished is left.
+    for dir in ["images", "cache"] {
+        for entry in fs::read_dir(state.path.join(dir)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            assert!(!name.starts_with('.'), "{name} is left");
+        }
+    }
+
+    // Damage is found: by size when an image is looked up, by digest when it is verified.
+    let initramfs = image.initramfs_path();
+    let bytes = fs::read(&initramfs).unwrap();
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 1;
+    fs::write(&initramfs, &flipped).unwrap();
+    let err = registry.verify(&registry.find(&recipe).unwrap()).unwrap_err();
+    assert!(matches!(&err, ImageError::ImageCorrupt { file, .. } if file == "initramfs"), "{err}");
+    fs::write(&initramfs, &bytes[1..]).unwrap();
+    assert_eq!(registry.find(&recipe).unwrap_err().code(), "image_corrupt");
+    fs::remove_file(&initramfs).unwrap();
+    assert_eq!(registry.find(&recipe).unwrap_err().code(), "image_missing");
+    // The next build repairs it.
+    let (repaired, _) = build_quietly(&recipe, &state, false);
+    assert_eq!(repaired.digest, image.digest);
+    registry.verify(&repaired).unwrap();
+}
+
+#[test]
+fn real_package_that_does_not_exist_is_named_in_apts_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../images/base.toml")).unwrap();
+    let file = dir.path().join("odd.toml");
+    fs::write(&file, text.replace("ca-certificates", "no-such-package-here")).unwrap();
+    let loaded = LoadedRecipe::load(file.to_str().unwrap()).unwrap();
+    let options = BuildOptions { state_dir: dir.path().join("state"), refresh: false };
+    let err = build(&loaded, &options, &mut |_| {}).unwrap_err();
+    assert_eq!(err.code(), "package_unknown", "{err}");
+    assert!(err.to_string().contains("E: Unable to locate package no-such-package-here"), "{err}");
+    assert!(Registry::open(&dir.path().join("state")).unwrap().list().unwrap().is_empty());
+}
