@@ -8,6 +8,8 @@ mod deps;
 mod run;
 mod sizes;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -30,11 +32,21 @@ enum Task {
     Bench(bench::Bench),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    match perform(&Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: &Task) -> Result<()> {
+    match task {
         Task::Deps => deps::check(),
-        Task::Sizes(args) => sizes::report(&args),
-        Task::Bench(bench) => bench::run(&bench),
+        Task::Sizes(args) => sizes::report(args),
+        Task::Bench(bench) => bench::run(bench),
     }
 }
 
