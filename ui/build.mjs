@@ -1,16 +1,18 @@
-// Builds the viewer page: src/ and noVNC in, three files in dist/ out. The daemon's build script runs this and embeds dist/.
-// Fails (exit 1) if the bundle does not build or outgrows what a slow phone should have to load.
+// Builds the viewer page: src/ and noVNC in, three files out, in dist/ or the directory given as argument. The daemon's build script
+// runs this and embeds them. Fails (exit 1) if the bundle does not build or outgrows what a slow phone should have to load.
 import { build } from "esbuild";
-import { copyFile, mkdir, rm, stat } from "node:fs/promises";
+import { copyFile, mkdir, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 
 const MAX_BYTES = 600 * 1024;
-const at = (path) => new URL(path, import.meta.url).pathname;
+const at = (path) => fileURLToPath(new URL(path, import.meta.url));
+const out = process.argv[2] ?? at("dist");
 
-await rm(at("dist"), { recursive: true, force: true });
-await mkdir(at("dist"), { recursive: true });
+await mkdir(out, { recursive: true });
 await build({
   entryPoints: [at("src/viewer.js"), at("src/viewer.css")],
-  outdir: at("dist"),
+  outdir: out,
   bundle: true,
   minify: true,
   // noVNC probes the video decoder with a top-level await, which only ES modules have.
@@ -22,13 +24,13 @@ await build({
   },
   logLevel: "warning",
 });
-await copyFile(at("src/viewer.html"), at("dist/viewer.html"));
+await copyFile(at("src/viewer.html"), join(out, "viewer.html"));
 
 let total = 0;
 for (const name of ["viewer.html", "viewer.js", "viewer.css"]) {
-  const { size } = await stat(at(`dist/${name}`));
+  const { size } = await stat(join(out, name));
   total += size;
-  console.log(`dist/${name} ${size}`);
+  console.log(`${name} ${size}`);
 }
 if (total > MAX_BYTES) {
   console.error(`the page weighs ${total} bytes, more than ${MAX_BYTES}`);

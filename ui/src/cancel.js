@@ -2,8 +2,8 @@
 
 import { byId } from "./dom.js";
 
-/** Wires the dialog to `cancel()`, a promise that fails with words for the person. */
-export function wireCancel(cancel) {
+/** Wires the dialog to `cancel()`, a promise that fails with words for the person; calls `onClose()` when it is closed again. */
+export function wireCancel(cancel, onClose) {
   const dialog = byId("cancel-dialog");
   const confirm = byId("cancel-confirm");
   const problem = byId("cancel-error");
@@ -24,5 +24,6 @@ export function wireCancel(cancel) {
       confirm.disabled = false;
     }
   });
+  dialog.addEventListener("close", onClose);
   return { close: () => dialog.open && dialog.close() };
 }

@@ -51,11 +51,11 @@ const refresh = followSession(api, {
   },
 });
 
-const cancelDialog = wireCancel(() => api.cancel());
+const cancelDialog = wireCancel(() => api.cancel(), focusScreen);
 setInterval(drawClocks, 250);
 
 function startScreen() {
-  return keepScreen(byId("screen"), {
+  return keepScreen(byId("screen"), byId("still"), {
     open: () => api.screen(),
     sessionOver: over,
     onPhase(phase) {
@@ -63,6 +63,8 @@ function startScreen() {
       // A verdict may arrive here before its event; the state says what it was.
       if (phase === "stopped") refresh();
       draw();
+      // Who typed before the loss goes on typing; who moved elsewhere on the page stays there.
+      if (phase === "connected" && document.activeElement === document.body) focusScreen();
     },
   });
 }
@@ -84,11 +86,15 @@ function draw() {
   byId("outcome").hidden = view !== "outcome";
   if (changedState) announce(view === "outcome" ? "" : statusText(session.state));
   if (!changed) return;
-  if (view === "screen") screen?.focus();
+  if (view === "screen") focusScreen();
   if (view === "outcome") {
     cancelDialog.close();
     byId("outcome-title").focus();
   }
+}
+
+function focusScreen() {
+  if (page.view === "screen") screen?.focus();
 }
 
 function drawBar() {
