@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::phases::phases;
-use super::qemu::SharedFlags;
+use super::qemu::{REFERENCE_SIZE, SharedFlags};
 use super::{copy, median, ours, reference, reference_image};
 use crate::run;
 
@@ -96,7 +96,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn print(report: &Report, flags: &SharedFlags, ours_boots: &[ours::Boot]) {
-    println!("\nboth sides: qemu {}", flags.shown());
+    println!("\nboth sides: qemu {}; the reference also {}", flags.shown(), REFERENCE_SIZE.join(" "));
     let stages: Vec<_> = ours_boots.iter().map(|boot| boot.stages.as_slice()).collect();
     for (name, ms) in phases(&stages) {
         println!("  ours, {name:<9} {ms:>7.0} ms");

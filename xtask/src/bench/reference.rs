@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::netns::Namespace;
-use super::qemu::SharedFlags;
+use super::qemu::{REFERENCE_SIZE, SharedFlags};
 use super::reference_image::ReferenceImage;
 use super::{http, millis_since};
 use crate::run;
@@ -95,6 +95,7 @@ fn spawn(
         command.args([flag, value]);
     }
     command
+        .args(REFERENCE_SIZE)
         .args(["-nodefaults", "-no-user-config", "-nographic", "-no-reboot", "-monitor", "none"])
         .args(["-chardev", &format!("file,id=con,path={}", console.display()), "-serial", "chardev:con"])
         .arg("-kernel")
