@@ -6,14 +6,12 @@ use airlock_protocol::paths::{INITRAMFS_BIN, INITRAMFS_CONFIG, INITRAMFS_MODULES
 use crate::cpio::Archive;
 use crate::elf;
 use crate::error::ImageError;
-use crate::guest_programs::{AGENT, BUILD_ID, GuestProgram, INIT};
+use crate::guest_programs::{BUILD_ID, GuestProgram, INIT};
 use crate::recipe::Recipe;
 
 /// Mount points and directories that init expects.
 const DIRECTORIES: &[&str] =
     &["/dev", "/proc", "/sys", "/run", "/newroot", "/airlock", INITRAMFS_BIN, INITRAMFS_MODULES];
-/// The `BROWSER` shim, which the agent is under this name unless it is a program of its own.
-const OPEN: &str = "airlock-open";
 
 /// The guest configuration of a recipe.
 pub(crate) fn guest_config(recipe: &Recipe, kernel_release: &str, modules: &[String]) -> GuestConfig {
@@ -49,9 +47,6 @@ pub(crate) fn assemble(
             archive.file(&format!("{INITRAMFS_BIN}/{}", program.name), 0o755, program.bytes)?;
         }
     }
-    if !programs.iter().any(|program| program.name == OPEN) {
-        archive.symlink(&format!("{INITRAMFS_BIN}/{OPEN}"), AGENT)?;
-    }
     for (name, content) in modules {
         archive.file(&format!("{INITRAMFS_MODULES}/{name}"), 0o644, content)?;
     }
@@ -63,7 +58,7 @@ pub(crate) fn assemble(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest_programs::guest_programs;
+    use crate::guest_programs::{AGENT, guest_programs};
     use crate::recipe::LoadedRecipe;
     use std::process::Command;
 
@@ -94,7 +89,7 @@ mod tests {
         assert_eq!(std::fs::read(unpacked.join("init")).unwrap(), init.bytes);
         let inside = |path: &str| unpacked.join(&path[1..]);
         assert_eq!(std::fs::read(inside(INITRAMFS_MODULES).join("virtio.ko")).unwrap(), b"module");
-        assert!(inside(INITRAMFS_BIN).join(AGENT).is_file() && inside(INITRAMFS_BIN).join(OPEN).exists());
+        assert!(inside(INITRAMFS_BIN).join(AGENT).is_file());
         let read: GuestConfig = serde_json::from_slice(&std::fs::read(inside(INITRAMFS_CONFIG)).unwrap()).unwrap();
         assert_eq!(read, config);
     }
