@@ -8,7 +8,8 @@
  * found while it was empty can be seen.
  */
 export function readMarks({ data, width, height }, boxes = []) {
-  const near = (i, r, g, b) => Math.abs(data[i] - r) <= 4 && Math.abs(data[i + 1] - g) <= 4 && Math.abs(data[i + 2] - b) <= 4;
+  // A screen of 16 bits per pixel rounds a colour by up to 5.
+  const near = (i, r, g, b) => Math.abs(data[i] - r) <= 6 && Math.abs(data[i + 1] - g) <= 6 && Math.abs(data[i + 2] - b) <= 6;
   const counts = { ground: 0, card: 0, error: 0 };
   const box = { left: width, right: -1, top: height, bottom: -1 };
   let blank = true;

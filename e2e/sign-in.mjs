@@ -16,6 +16,9 @@ const MAX_ATTEMPTS = 3;
 /** The wait for something ended without it. */
 class GaveUp extends Error {}
 
+/** The session stopped waiting for the person while something on its screen was awaited: what is left is its outcome. */
+class SessionWentOn extends Error {}
+
 const options = readOptions();
 const startedAt = Date.now();
 const report = { outcome: "unknown", attempts: 0, at_ms: {} };
@@ -26,7 +29,10 @@ try {
   await mkdir(options.artifacts, { recursive: true });
   browser = await openBrowser();
   page = browser.context.pages()[0] ?? (await browser.context.newPage());
-  await signIn(guestScreen(page));
+  await signIn(guestScreen(page)).catch((error) => {
+    if (!(error instanceof SessionWentOn)) throw error;
+  });
+  await isOverWhen("no further state");
   Object.assign(report, await outcome());
   ok = report.outcome === options.expect;
 } catch (error) {
@@ -47,16 +53,16 @@ async function signIn(screen) {
   mark("opened");
   if (await isOverWhen("awaiting_user")) return;
   mark("awaiting_user");
-  await need(screen.loginPage(deadline()), "the login page was not painted");
+  await need(screen, screen.loginPage(deadline()), "the login page was not painted");
   mark("login_painted");
   await picture("viewer-signin");
 
   if (options.closeBrowser) {
     await screen.focus();
     await screen.press("Control+q");
-    await need(screen.until((marks) => !isLoginPage(marks), deadline()), "the machine's browser did not close");
+    await need(screen, screen.until((marks) => !isLoginPage(marks), deadline()), "the machine's browser did not close");
     mark("browser_closed");
-    if (!(await screen.loginPage(deadline()))) return;
+    await need(screen, screen.loginPage(deadline()), "the login page did not come back after the browser was closed");
     mark("browser_back");
   }
   if (options.wrongFirst) {
@@ -71,7 +77,6 @@ async function signIn(screen) {
   while (result === "refused" && report.attempts < MAX_ATTEMPTS);
   if (result !== "accepted") throw new GaveUp(`the form was not accepted (${result})`);
   mark("accepted");
-  await isOverWhen("no further state");
 }
 
 async function submit(screen, password) {
@@ -92,8 +97,10 @@ async function isOverWhen(state) {
   return (await view.jsonValue()) === "outcome";
 }
 
-async function need(found, reason) {
-  if (!(await found)) throw new GaveUp(reason);
+async function need(screen, found, reason) {
+  if (await found) return;
+  if (await screen.isPast()) throw new SessionWentOn();
+  throw new GaveUp(reason);
 }
 
 /** What the page says in the end; in words unless it is the expected outcome. */

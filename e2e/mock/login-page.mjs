@@ -1,5 +1,5 @@
 // A stand-in for the login page of `airlock demo-idp`, with the same marks: ground #0b3d5c, card #f4f7fa, error bar #b00020,
-// the user name focused. Calls `onSignedIn` when the password is right, `onRefused` when it is not.
+// the user name focused, and the password after a wrong one. Calls `onSignedIn` when the password is right, `onRefused` when it is not.
 
 import { createServer } from "node:http";
 
@@ -13,11 +13,11 @@ export async function startLoginPage({ user, password, onSignedIn, onRefused = (
   });
   function answer(request, response, form) {
     response.setHeader("content-type", "text/html; charset=utf-8");
-    if (request.method !== "POST") return response.end(loginForm(false));
+    if (request.method !== "POST") return response.end(loginForm(""));
     attempts.push([form.get("user"), form.get("password")]);
     if (form.get("user") !== user || form.get("password") !== password) {
       onRefused();
-      return response.end(loginForm(true));
+      return response.end(loginForm(user));
     }
     response.end("<!doctype html><title>Done</title><body style='background:#e8f4ea;font:24px sans-serif'><p>You are signed in.");
     onSignedIn();
@@ -30,14 +30,20 @@ export async function startLoginPage({ user, password, onSignedIn, onRefused = (
   };
 }
 
-function loginForm(wrong) {
-  return `<!doctype html><meta charset="utf-8"><title>Sign in</title><style>
-body { margin: 0; min-height: 100vh; display: grid; place-items: center; background: #0b3d5c; font: 16px sans-serif }
-form { background: #f4f7fa; padding: 32px; width: 340px; border-radius: 8px; display: grid; gap: 12px }
-input { font: inherit; padding: 10px; border: 1px solid #8aa; border-radius: 4px; background: #fff }
-.error { background: #b00020; color: #fff; padding: 12px; border-radius: 4px }
-button { font: inherit; padding: 10px; background: #0b6; color: #fff; border: 0; border-radius: 4px }</style>
-<form method="post"><h1>Sign in</h1>${wrong ? '<div class="error">Wrong user name or password.</div>' : ""}
-<label for="user">User name</label><input id="user" name="user" autofocus>
-<label for="password">Password</label><input id="password" name="password" type="password"><button>Sign in</button></form>`;
+function loginForm(wrongFor) {
+  const [focusUser, focusPassword] = wrongFor ? ["", "autofocus"] : ["autofocus", ""];
+  return `<!doctype html><html lang="en"><meta charset="utf-8"><title>Demo sign-in</title><style>
+html,body { height: 100%; margin: 0 }
+body { background: #0b3d5c; display: flex; align-items: center; justify-content: center; font: 16px/1.5 sans-serif; color: #10202c }
+main { background: #f4f7fa; border-radius: 8px; padding: 32px; width: 340px; box-sizing: border-box }
+h1 { font-size: 20px; margin: 0 0 4px } p { margin: 0 0 16px }
+label { display: block; margin: 0 0 12px }
+input { display: block; width: 100%; box-sizing: border-box; padding: 8px; font: inherit; border: 1px solid #8899a6; border-radius: 4px }
+button { font: inherit; padding: 8px 16px; border: 1px solid #0b3d5c; border-radius: 4px; background: #0b3d5c; color: #fff; margin-right: 8px }
+.quiet { background: transparent; color: #0b3d5c }
+.error { background: #b00020; color: #fff; padding: 8px 12px; border-radius: 4px }</style>
+<main><h1>Demo sign-in</h1><p>The tool asks to use your account.</p>${wrongFor ? '<p class="error">User name or password is wrong.</p>' : ""}
+<form method="post"><label>User name<input name="user" value="${wrongFor}" required ${focusUser}></label>
+<label>Password<input name="password" type="password" required ${focusPassword}></label>
+<button>Sign in</button><button type="button" class="quiet">Deny</button></form></main>`;
 }

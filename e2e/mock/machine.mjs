@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
+import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -23,7 +23,7 @@ const QUIET = {
   "browser.warnOnQuitShortcut": false,
 };
 
-/** Opens `url` in Firefox on a new X display; returns `{port, close}`, the port being RFB on loopback. */
+/** Opens `url` in Firefox on a new X display; returns `{port, browserClosed, close}`, the port being RFB on loopback. */
 export async function startMachine(url) {
   const home = await mkdtemp(join(tmpdir(), "airlock-machine-"));
   const port = await freePort();
@@ -36,14 +36,15 @@ export async function startMachine(url) {
     const child = spawn(program, args, { env: { ...process.env, HOME: home, DISPLAY: display }, stdio: "ignore", detached: true });
     child.on("error", (error) => console.error(`${program}: ${error.message}`));
     children.push(child);
+    return new Promise((done) => child.on("exit", done));
   };
-  // -displayfd would tell when it is ready; the mock daemon connects later than that anyway and Firefox waits for its display.
   run("Xtigervnc", [display, "-rfbport", `${port}`, "-localhost", "-SecurityTypes", "None", "-geometry", "1280x800", "-depth", "24", "-AlwaysShared"]);
   await listening(port);
-  run("firefox-esr", ["--no-remote", "--profile", home, "--width", "1280", "--height", "800", url]);
+  const browserClosed = run("firefox-esr", ["--no-remote", "--profile", home, "--width", "1280", "--height", "800", url]);
 
   return {
     port,
+    browserClosed,
     async close() {
       for (const child of children.reverse()) {
         if (child.exitCode !== null) continue;
@@ -66,7 +67,6 @@ async function freePort() {
 }
 
 async function listening(port) {
-  const { connect } = await import("node:net");
   for (let i = 0; i < 100; i += 1) {
     const up = await new Promise((done) => {
       const socket = connect(port, "127.0.0.1", () => (socket.destroy(), done(true)));

@@ -42,7 +42,7 @@ async function withStandIns(use) {
   daemon = await startDaemon({ vnc: { host: "127.0.0.1", port: machine.port }, speed: 8 });
   const artifacts = process.env.E2E_ARTIFACTS ?? (await mkdtemp(join(tmpdir(), "airlock-artifacts-")));
   try {
-    await use({ daemon, login, artifacts });
+    await use({ daemon, login, machineClosed: machine.browserClosed, artifacts });
   } finally {
     await daemon.close();
     await machine.close();
@@ -63,6 +63,18 @@ test("signs in through the canvas, after a wrong password, over a lost connectio
     assert.ok(!printed.includes(PASSWORD));
     const pictures = await readdir(artifacts);
     for (const name of ["viewer-signin.png", "viewer-wrong-password.png", "viewer-completed.png"]) assert.ok(pictures.includes(name), name);
+  }),
+);
+
+test("a session that ends when its browser is closed is reported as such", { skip, timeout: 120_000 }, () =>
+  withStandIns(async ({ daemon, machineClosed, artifacts }) => {
+    const args = ["--url", daemon.link("live"), "--user", "alice", "--artifacts", artifacts, "--events-timeout", "40", "--close-browser"];
+    const running = run([...args, "--expect", "cancelled"]);
+    machineClosed.then(() => daemon.live.to("cancelled"));
+    const { code, report, printed } = await running;
+    assert.equal(code, 0, printed);
+    // Only the end of Firefox, which Ctrl+Q on the canvas brought about, cancels this session.
+    assert.equal(report.attempts, 0);
   }),
 );
 

@@ -1,9 +1,12 @@
 // The time left until the session's deadline. Pure: the clock comes in as an argument.
 
-/** How the server's clock differs from ours, in ms, by the `Date` header of an answer; 0 if it has none. */
+/** The header has whole seconds and is a little old: smaller differences say nothing. */
+const SAME_CLOCK_MS = 2500;
+
+/** How the server's clock differs from ours, in ms, by the `Date` header of an answer; 0 if it has none or they agree. */
 export function clockOffset(dateHeader, now) {
-  const server = Date.parse(dateHeader ?? "");
-  return Number.isFinite(server) ? server - now : 0;
+  const offset = Date.parse(dateHeader ?? "") - now;
+  return Math.abs(offset) > SAME_CLOCK_MS ? offset : 0;
 }
 
 /**
