@@ -103,12 +103,13 @@ impl Netns {
             // unshare(2) moves the calling thread, so a thread is spent on it.
             let made = path.clone();
             std::thread::scope(|scope| {
-                scope.spawn(move || -> io::Result<()> {
-                    unshare(CloneFlags::CLONE_NEWNET)?;
-                    mount(Some("/proc/thread-self/ns/net"), &made, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-                    Ok(())
-                })
-                .join()
+                scope
+                    .spawn(move || -> io::Result<()> {
+                        unshare(CloneFlags::CLONE_NEWNET)?;
+                        mount(Some("/proc/thread-self/ns/net"), &made, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+                        Ok(())
+                    })
+                    .join()
             })
             .map_err(|_| NetnsError::Panicked { name: name.to_owned() })?
             .map_err(create)?;
@@ -241,14 +242,14 @@ mod tests {
         }
         let guard = TestNetns::new();
         let first = Netns::create(guard.name()).unwrap();
-        let inode = |ns: &Netns| {
-            ns.run(|| std::fs::read_link("/proc/thread-self/ns/net").unwrap()).unwrap()
-        };
+        let inode = |ns: &Netns| ns.run(|| std::fs::read_link("/proc/thread-self/ns/net").unwrap()).unwrap();
         let second = Netns::create(guard.name()).unwrap();
         assert_eq!(inode(&first), inode(&second));
         assert_ne!(inode(&first), std::fs::read_link("/proc/self/ns/net").unwrap());
         let listed = std::process::Command::new("ip").args(["netns", "list"]).output().unwrap();
-        assert!(String::from_utf8_lossy(&listed.stdout).lines().any(|line| line.split(' ').next() == Some(guard.name())));
+        assert!(
+            String::from_utf8_lossy(&listed.stdout).lines().any(|line| line.split(' ').next() == Some(guard.name()))
+        );
         assert_eq!(Netns::delete(guard.name()).unwrap(), Removed::Yes);
         assert_eq!(Netns::delete(guard.name()).unwrap(), Removed::WasAbsent);
         assert!(!Netns::exists(guard.name()));
@@ -282,6 +283,9 @@ mod tests {
     fn errors_keep_their_cause() {
         assert!(matches!(Netns::open("../etc"), Err(NetnsError::Name { .. })));
         let error = Netns::open("airlock-no-such-namespace").unwrap_err();
-        assert_eq!(chain(&error), ["enter network namespace airlock-no-such-namespace", "No such file or directory (os error 2)"]);
+        assert_eq!(
+            chain(&error),
+            ["enter network namespace airlock-no-such-namespace", "No such file or directory (os error 2)"]
+        );
     }
 }

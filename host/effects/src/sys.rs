@@ -9,6 +9,8 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::sched::CloneFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 mod ioctl {
     //! The codes of `linux/if_tun.h`. TUNSETOWNER and TUNSETPERSIST take their argument by value, as the kernel does.
@@ -76,17 +78,17 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Registers a descriptor with the runtime, to be told when it is readable.
+pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open, stays the same descriptor and is closed only when the AsyncFd drops it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
 /// pidfd_send_signal(2).
 pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: a null siginfo means the same as kill(2).
     let done = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal,
-            std::ptr::null::<libc::siginfo_t>(),
-            0,
-        )
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
     };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -198,12 +198,14 @@ impl Network {
     }
 
     async fn write_sysctls(&self) -> Result<(), NetworkError> {
-        let write = || SYSCTLS.iter().try_for_each(|(path, value)| match std::fs::write(path, value) {
-            // A kernel without IPv6 has nothing to switch off.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(NetworkError::Sysctl { path, value, source }),
-            Ok(()) => Ok(()),
-        });
+        let write = || {
+            SYSCTLS.iter().try_for_each(|(path, value)| match std::fs::write(path, value) {
+                // A kernel without IPv6 has nothing to switch off.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(source) => Err(NetworkError::Sysctl { path, value, source }),
+                Ok(()) => Ok(()),
+            })
+        };
         self.inner.netns.call(write).await.map_err(|source| self.namespace_error(source))?
     }
 

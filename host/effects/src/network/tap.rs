@@ -23,7 +23,10 @@ impl Network {
             Some(tap) => {
                 self.check_ours(spec, &tap)?;
                 if tap.vnet_hdr == Some(false) {
-                    return Err(NetworkError::NoVnetHdr { tap: spec.name.clone(), flags: WANTED_FLAGS & !libc::IFF_VNET_HDR });
+                    return Err(NetworkError::NoVnetHdr {
+                        tap: spec.name.clone(),
+                        flags: WANTED_FLAGS & !libc::IFF_VNET_HDR,
+                    });
                 }
                 tap
             }

@@ -1,1 +1,221 @@
-//! stub
+//! Drivers that start a VMM. One trait, one contract, a fake beside the real ones.
+//!
+//! A driver starts a process inside the installation's namespace and says where its files are; it keeps nothing in memory, so a
+//! VM that an earlier daemon started is handled the same way: [`ProcessHandle::open`] and [`VmmDriver::paths`] give it back.
+//! When [`VmmDriver::spawn`] fails, no process is left. Its error quotes the last lines of the VMM's own log.
+
+pub mod fake;
+pub mod qemu;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use airlock_domain::VmId;
+use airlock_domain::vmm::{DriverKind, VmmExit, VmmSpec};
+use async_trait::async_trait;
+
+use crate::network::Network;
+use crate::process::{ProcessError, ProcessHandle};
+
+/// How long a VMM may take to vanish after SIGKILL (it may have to free gigabytes).
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+/// How much of a VMM's log an error quotes.
+const LOG_LINES: usize = 8;
+
+/// Starts and ends VMs of one kind of VMM.
+#[async_trait]
+pub trait VmmDriver: Send + Sync + std::fmt::Debug {
+    /// Which one it is.
+    fn kind(&self) -> DriverKind;
+
+    /// Whether the VMM is installed, and its version.
+    async fn check(&self) -> Result<DriverInfo, DriverError>;
+
+    /// Where the files of a VM are, given its directory.
+    fn paths(&self, dir: &Path) -> VmmPaths;
+
+    /// Starts the VM. Returns when the VMM has accepted its configuration and runs the guest.
+    async fn spawn(&self, spec: &VmmSpec, network: &Network) -> Result<VmmHandle, DriverError>;
+
+    /// Ends the VMM: asks, waits for `grace`, kills, and waits until the process is gone. Fine if it is gone already.
+    async fn terminate(&self, vm: &VmmHandle, grace: Duration) -> Result<VmmExit, DriverError>;
+}
+
+/// What a driver found installed.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct DriverInfo {
+    /// The VMM's version, e.g. `7.2.17`.
+    pub version: String,
+    /// The program.
+    pub program: PathBuf,
+}
+
+/// Files of one VM, all in its directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmmPaths {
+    /// The guest's serial console, written by the VMM itself.
+    pub console: PathBuf,
+    /// What the VMM prints.
+    pub log: PathBuf,
+    /// Unix socket of the control channel.
+    pub control_socket: PathBuf,
+    /// Unix socket of the VMM's own API (QMP for QEMU).
+    pub api_socket: PathBuf,
+}
+
+/// A VM's process and files.
+#[derive(Debug, Clone)]
+pub struct VmmHandle {
+    /// Whose it is.
+    pub vm_id: VmId,
+    /// The VMM.
+    pub process: ProcessHandle,
+    /// Its files.
+    pub paths: VmmPaths,
+}
+
+/// What went wrong with a VMM.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// The program is not installed.
+    #[error("find {}", program.display())]
+    BinaryMissing {
+        /// The program.
+        program: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The program does not say a version that we know how to drive.
+    #[error("{} says {said:?}, but {wanted} is needed", program.display())]
+    Version {
+        /// The program.
+        program: PathBuf,
+        /// First line of what it said.
+        said: String,
+        /// What would do.
+        wanted: &'static str,
+    },
+    /// The process cannot be started, signalled or watched.
+    #[error("run the VMM of VM {vm_id}")]
+    Process {
+        /// The VM.
+        vm_id: VmId,
+        /// What went wrong.
+        #[source]
+        source: ProcessError,
+    },
+    /// A file of the VM cannot be made or read.
+    #[error("prepare {} for VM {vm_id}", path.display())]
+    File {
+        /// The VM.
+        vm_id: VmId,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The VMM ended before it ran the guest.
+    #[error("the VMM of VM {vm_id} {exit} before the guest ran; it said: {log}")]
+    Rejected {
+        /// The VM.
+        vm_id: VmId,
+        /// How it ended.
+        exit: VmmExit,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// The VMM runs but does not answer on its API.
+    #[error("the VMM of VM {vm_id} does not answer on {}; it said: {log}", socket.display())]
+    Silent {
+        /// The VM.
+        vm_id: VmId,
+        /// Its API's socket.
+        socket: PathBuf,
+        /// The last lines of its log.
+        log: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It did not even vanish after SIGKILL.
+    #[error("process {pid} of VM {vm_id} is still there {waited:?} after SIGKILL")]
+    StillAlive {
+        /// The VM.
+        vm_id: VmId,
+        /// Its process.
+        pid: i32,
+        /// How long was waited.
+        waited: Duration,
+    },
+}
+
+impl DriverError {
+    /// The catalogue's cause code, where the catalogue has one. Of a rejection the VMM's own words decide.
+    pub fn cause(&self) -> Option<&'static str> {
+        match self {
+            Self::BinaryMissing { .. } => Some("vmm_binary_missing"),
+            Self::Process { source: ProcessError::Spawn { source, .. }, .. }
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Some("vmm_binary_missing")
+            }
+            Self::Version { .. } => Some("vmm_version_unsupported"),
+            Self::Rejected { log, exit, .. } => Some(cause_of_log(log, *exit)),
+            Self::File { source, .. } => {
+                matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)).then_some("disk_full")
+            }
+            Self::Silent { .. } | Self::StillAlive { .. } | Self::Process { .. } => None,
+        }
+    }
+}
+
+/// Reads a cause out of what QEMU prints when it refuses to start. The phrases are QEMU's own, stable since 2.x.
+fn cause_of_log(log: &str, exit: VmmExit) -> &'static str {
+    let says = |phrases: &[&str]| phrases.iter().all(|phrase| log.contains(phrase));
+    if says(&["KVM", "Permission denied"]) {
+        "kvm_permission"
+    } else if says(&["KVM", "No such file"]) {
+        "kvm_missing"
+    } else if says(&["failed to initialize kvm"]) {
+        "kvm_unusable"
+    } else if says(&["/dev/net/tun", "busy"]) || says(&["TUNSETIFF", "busy"]) {
+        "tap_busy"
+    } else if says(&["could not load kernel"]) || says(&["could not load initrd"]) || says(&["No such file"]) {
+        "image_missing"
+    } else if says(&["Cannot allocate memory"]) || says(&["cannot set up guest memory"]) {
+        "memory_insufficient"
+    } else if exit.signal.is_some() {
+        "vmm_exited"
+    } else {
+        "vmm_config_rejected"
+    }
+}
+
+/// SIGKILL, and wait until the process is gone.
+async fn kill_and_wait(vm: &VmmHandle) -> Result<VmmExit, DriverError> {
+    vm.process.kill().map_err(|source| DriverError::Process { vm_id: vm.vm_id, source })?;
+    tokio::time::timeout(KILL_DEADLINE, vm.process.exited()).await.map_err(|_| DriverError::StillAlive {
+        vm_id: vm.vm_id,
+        pid: vm.process.id().pid,
+        waited: KILL_DEADLINE,
+    })
+}
+
+/// The last lines of a VMM's log, joined by ` | `; at most 64 KiB of the file is read.
+pub fn log_tail(path: &Path) -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut text = Vec::new();
+    let read = std::fs::File::open(path).and_then(|mut file| {
+        let start = file.metadata()?.len().saturating_sub(64 * 1024);
+        file.seek(SeekFrom::Start(start))?;
+        file.take(64 * 1024).read_to_end(&mut text)
+    });
+    if let Err(error) = read {
+        return format!("(its log {} cannot be read: {error})", path.display());
+    }
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if lines.is_empty() { "(nothing)".into() } else { lines[lines.len().saturating_sub(LOG_LINES)..].join(" | ") }
+}

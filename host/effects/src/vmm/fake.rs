@@ -1,0 +1,87 @@
+//! A driver without a guest: its "VMM" is a process that waits on a pipe. It keeps the contract of the real ones (a real process
+//! in the namespace, files in the VM's directory) and can be asked what it left behind.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use airlock_domain::VmId;
+use airlock_domain::vmm::{DriverKind, ProcessId, VmmExit, VmmSpec};
+use async_trait::async_trait;
+use nix::sys::stat::Mode;
+
+use super::{DriverError, DriverInfo, VmmDriver, VmmHandle, VmmPaths, kill_and_wait};
+use crate::network::Network;
+use crate::process::{self, SpawnSpec, is_alive};
+
+/// The fake driver.
+#[derive(Debug, Default)]
+pub struct FakeDriver {
+    spawned: Mutex<BTreeMap<VmId, ProcessId>>,
+}
+
+impl FakeDriver {
+    /// One that started nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The VMs whose process still runs.
+    pub fn alive(&self) -> Vec<VmId> {
+        let spawned = self.spawned.lock().unwrap_or_else(PoisonError::into_inner);
+        spawned.iter().filter(|(_, process)| is_alive(**process)).map(|(vm, _)| *vm).collect()
+    }
+}
+
+#[async_trait]
+impl VmmDriver for FakeDriver {
+    fn kind(&self) -> DriverKind {
+        DriverKind::QemuTcg
+    }
+
+    async fn check(&self) -> Result<DriverInfo, DriverError> {
+        Ok(DriverInfo { version: "fake".into(), program: "cat".into() })
+    }
+
+    fn paths(&self, dir: &Path) -> VmmPaths {
+        VmmPaths {
+            console: dir.join("console.log"),
+            log: dir.join("vmm.log"),
+            control_socket: dir.join("agent.sock"),
+            api_socket: dir.join("quit.fifo"),
+        }
+    }
+
+    async fn spawn(&self, spec: &VmmSpec, network: &Network) -> Result<VmmHandle, DriverError> {
+        let paths = self.paths(&spec.dir);
+        let file = |source| DriverError::File { vm_id: spec.vm_id, path: paths.api_socket.clone(), source };
+        nix::unistd::mkfifo(&paths.api_socket, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| file(errno.into()))?;
+        std::fs::write(&paths.console, "").map_err(file)?;
+        // `cat` opens the pipe for reading and waits; the first writer that closes it ends it with code 0.
+        let started = process::spawn(SpawnSpec {
+            program: "cat".into(),
+            args: vec![paths.api_socket.clone().into()],
+            dir: spec.dir.clone(),
+            output: Some(paths.log.clone()),
+            netns: Some(network.netns()),
+        });
+        let process = started.await.map_err(|source| DriverError::Process { vm_id: spec.vm_id, source })?;
+        self.spawned.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.vm_id, process.id());
+        Ok(VmmHandle { vm_id: spec.vm_id, process, paths })
+    }
+
+    async fn terminate(&self, vm: &VmmHandle, grace: Duration) -> Result<VmmExit, DriverError> {
+        // Fails if `cat` has not opened it yet or is gone; killing follows either way.
+        let quit = || -> io::Result<()> {
+            std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&vm.paths.api_socket).map(drop)
+        };
+        let asked = quit().is_ok();
+        match tokio::time::timeout(if asked { grace } else { Duration::ZERO }, vm.process.exited()).await {
+            Ok(exit) => Ok(exit),
+            Err(_) => kill_and_wait(vm).await,
+        }
+    }
+}
