@@ -4,15 +4,15 @@ import { byId, make } from "./dom.js";
 import { outcomeOf } from "./session.js";
 import { doingOf } from "./stages.js";
 
-/** Fills the panel from the session and moves the list of stages below it. */
-export function drawOutcome(session) {
+/** Fills the panel from the session and moves the list of stages below it, open if it shows what failed. */
+export function drawOutcome(session, { stageFailed }) {
   const outcome = outcomeOf(session);
   byId("outcome").dataset.tone = outcome.tone;
   byId("outcome-title").textContent = outcome.title;
   byId("outcome-text").textContent = outcome.text;
   byId("outcome-facts").replaceChildren(...outcome.facts.map(drawFact));
   const history = byId("history");
-  history.open = outcome.tone === "bad";
+  history.open = stageFailed;
   history.append(byId("phases"));
 }
 

@@ -79,7 +79,7 @@ function draw() {
   drawBar();
   drawBoot(reports, { over: over(), connected: page.screen === "connected" });
   drawVeil();
-  if (view === "outcome" && changedState) drawOutcome(session);
+  if (view === "outcome" && changedState) drawOutcome(session, { stageFailed: [...reports.values()].some((report) => !report.ok) });
   byId("history").hidden = reports.size === 0;
   byId("boot").hidden = view !== "boot";
   byId("screen-section").hidden = view !== "screen";
