@@ -4,16 +4,23 @@ import { byId, make } from "./dom.js";
 import { outcomeOf } from "./session.js";
 import { doingOf } from "./stages.js";
 
-/** Fills the panel from the session and moves the list of stages below it, open if it shows what failed. */
-export function drawOutcome(session, { stageFailed }) {
+/** Fills the panel from the session and moves the list of stages below it. */
+export function drawOutcome(session) {
   const outcome = outcomeOf(session);
   byId("outcome").dataset.tone = outcome.tone;
   byId("outcome-title").textContent = outcome.title;
   byId("outcome-text").textContent = outcome.text;
   byId("outcome-facts").replaceChildren(...outcome.facts.map(drawFact));
+  byId("history").append(byId("phases"));
+}
+
+/** Shows the history below the panel if there is one; opens it, once, if it shows what failed. The stages may come after the state. */
+export function drawHistory(reports) {
   const history = byId("history");
-  history.open = stageFailed;
-  history.append(byId("phases"));
+  history.hidden = reports.size === 0;
+  if ("opened" in history.dataset || ![...reports.values()].some((report) => !report.ok)) return;
+  history.dataset.opened = "";
+  history.open = true;
 }
 
 function drawFact([term, value, kind]) {
