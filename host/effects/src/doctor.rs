@@ -1,1 +1,254 @@
-//! stub
+//! What this host can and cannot do, as facts with remedies. Nothing is changed; what a check makes it removes.
+
+use std::ffi::CString;
+use std::fs::OpenOptions;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use airlock_domain::network::NetworkSpec;
+use serde::Serialize;
+
+use crate::netns::Netns;
+use crate::probe;
+use crate::vmm::qemu::{Accel, QemuDriver};
+use crate::vmm::{VmmDriver, chain};
+
+/// Programs that building a golden image needs, each with its Debian package.
+const BUILD_TOOLS: [(&str, &str); 2] = [("mmdebstrap", "mmdebstrap"), ("mkfs.erofs", "erofs-utils")];
+/// Free disk below this makes a start fail sooner or later (console, evidence, database), in MiB.
+const DISK_MIB: u64 = 2 * 1024;
+/// Memory that one browser VM needs with its VMM, in MiB.
+const MEMORY_MIB: u64 = 1536;
+/// `CAP_NET_ADMIN` and `CAP_SYS_ADMIN` of capabilities(7).
+const CAP_NET_ADMIN: u64 = 12;
+const CAP_SYS_ADMIN: u64 = 21;
+
+/// One thing about this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fact {
+    /// Stable short name, e.g. `kvm`.
+    pub name: &'static str,
+    /// Whether a start works with it as it is.
+    pub ok: bool,
+    /// Whether a start fails without it; otherwise it only gets slower or less convenient.
+    pub required: bool,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it; none if nothing is to be done.
+    pub remedy: Option<String>,
+}
+
+impl Fact {
+    fn good(name: &'static str, required: bool, detail: impl Into<String>) -> Self {
+        Self { name, ok: true, required, detail: detail.into(), remedy: None }
+    }
+
+    fn bad(name: &'static str, required: bool, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, ok: false, required, detail: detail.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+/// Every check, in the order in which a start would meet them.
+pub async fn examine(state_dir: &Path, network: &NetworkSpec) -> Vec<Fact> {
+    let mut facts = vec![capabilities(), tun(), namespaces(), overlap(network), qemu().await, kvm()];
+    facts.extend(build_tools());
+    facts.extend([disk(state_dir), memory()]);
+    facts
+}
+
+/// `/dev/kvm` can be opened. Whether it boots a guest only a probe with a golden image tells.
+pub fn kvm() -> Fact {
+    match probe::device_verdict() {
+        None => Fact::good("kvm", false, "/dev/kvm opens; a probe guest decides at the first start"),
+        Some(verdict) => {
+            let remedy = match verdict.cause.as_deref() {
+                Some("kvm_permission") => {
+                    "add this user to the group kvm; until then VMs are emulated, which is slower"
+                }
+                _ => "enable (nested) virtualization on this machine; until then VMs are emulated, which is slower",
+            };
+            Fact::bad("kvm", false, verdict.reason, remedy)
+        }
+    }
+}
+
+/// `/dev/net/tun` can be opened.
+pub fn tun() -> Fact {
+    match OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
+        Ok(_) => Fact::good("tun", true, "/dev/net/tun opens"),
+        Err(error) => {
+            let remedy = if error.kind() == std::io::ErrorKind::PermissionDenied {
+                "run as root, or give this user access to /dev/net/tun"
+            } else {
+                "load the module: modprobe tun"
+            };
+            Fact::bad("tun", true, format!("open /dev/net/tun: {error}"), remedy)
+        }
+    }
+}
+
+/// The capabilities that namespaces and TAPs need.
+pub fn capabilities() -> Fact {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or_default();
+    let missing: Vec<&str> = [("CAP_NET_ADMIN", CAP_NET_ADMIN), ("CAP_SYS_ADMIN", CAP_SYS_ADMIN)]
+        .into_iter()
+        .filter(|(_, bit)| effective & (1 << bit) == 0)
+        .map(|(name, _)| name)
+        .collect();
+    if missing.is_empty() {
+        Fact::good("capabilities", true, "CAP_NET_ADMIN and CAP_SYS_ADMIN")
+    } else {
+        Fact::bad("capabilities", true, format!("without {}", missing.join(" and ")), "run as root (sudo)")
+    }
+}
+
+/// A network namespace can be made and removed.
+pub fn namespaces() -> Fact {
+    let name = format!("airlock-doctor-{}", std::process::id());
+    let made = Netns::create(&name).map(drop).and_then(|()| Netns::delete(&name).map(drop));
+    match made {
+        Ok(()) => Fact::good("namespaces", true, "a network namespace was made and removed"),
+        Err(error) => Fact::bad(
+            "namespaces",
+            true,
+            chain(&error),
+            "run as root; in a container allow unshare(2) and mounts (CAP_SYS_ADMIN)",
+        ),
+    }
+}
+
+/// The pool of guest addresses overlaps no route of the host. With a namespace of its own nothing breaks on this host, but a
+/// person who looks for `192.168.100.8` finds another machine.
+pub fn overlap(network: &NetworkSpec) -> Fact {
+    let table = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let (gateway, prefix) = (u32::from(network.subnet.gateway()), u32::from(network.subnet.prefix()));
+    match overlapping_route(&table, gateway, prefix) {
+        None => Fact::good("subnet", false, format!("no route of this host overlaps {}", network.subnet)),
+        Some(device) => Fact::bad(
+            "subnet",
+            false,
+            format!("{} overlaps a route of {device}", network.subnet),
+            "choose another network.subnet, e.g. 172.31.77.1/24",
+        ),
+    }
+}
+
+/// Device of the first route in `/proc/net/route` that shares addresses with the subnet; the default route shares none.
+fn overlapping_route(table: &str, gateway: u32, prefix: u32) -> Option<String> {
+    table.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        // Addresses are hexadecimal in the byte order of the network, printed as one host integer.
+        let number = |index: usize| Some(u32::from_str_radix(fields.get(index)?, 16).ok()?.swap_bytes());
+        let (destination, mask) = (number(1)?, number(7)?);
+        let common = mask & (u32::MAX << (32 - prefix));
+        (mask != 0 && destination & common == gateway & common).then(|| fields[0].to_owned())
+    })
+}
+
+/// QEMU is installed.
+pub async fn qemu() -> Fact {
+    match QemuDriver::new(Accel::Tcg).check().await {
+        Ok(info) => Fact::good("qemu", true, format!("QEMU {}", info.version)),
+        Err(error) => Fact::bad("qemu", true, chain(&error), "apt-get install qemu-system-x86"),
+    }
+}
+
+/// The programs that building a golden image needs.
+pub fn build_tools() -> Vec<Fact> {
+    let fact = |(program, package)| match find_program(program) {
+        Some(path) => Fact::good(program, false, path.display().to_string()),
+        None => Fact::bad(
+            program,
+            false,
+            format!("{program} is not in PATH, so no golden image can be built"),
+            format!("apt-get install {package}"),
+        ),
+    };
+    BUILD_TOOLS.into_iter().map(fact).collect()
+}
+
+/// Room on the disk of the state directory (or of its nearest parent that exists).
+pub fn disk(state_dir: &Path) -> Fact {
+    let existing = state_dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let path = CString::new(existing.as_os_str().as_bytes()).unwrap_or_default();
+    match nix::sys::statvfs::statvfs(path.as_c_str()) {
+        Ok(stat) => {
+            let mib = stat.blocks_available() * stat.fragment_size() / (1024 * 1024);
+            let detail = format!("{mib} MiB free at {}", existing.display());
+            if mib >= DISK_MIB {
+                Fact::good("disk", true, detail)
+            } else {
+                let remedy = format!("free at least {DISK_MIB} MiB, or choose another --state-dir");
+                Fact::bad("disk", true, detail, remedy)
+            }
+        }
+        Err(errno) => {
+            Fact::bad("disk", true, format!("statvfs {}: {errno}", existing.display()), "choose another --state-dir")
+        }
+    }
+}
+
+/// Memory for one VM.
+pub fn memory() -> Fact {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse().ok());
+    let mib = kib.unwrap_or(0_u64) / 1024;
+    let detail = format!("{mib} MiB available");
+    if mib >= MEMORY_MIB {
+        Fact::good("memory", true, detail)
+    } else {
+        Fact::bad("memory", true, detail, format!("one browser VM needs about {MEMORY_MIB} MiB"))
+    }
+}
+
+/// The path of an executable program, by `PATH`.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let runs = |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(name)).find(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TestNetns, skip_unless_root};
+
+    #[test]
+    fn finds_overlapping_routes_and_only_those() {
+        let table = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+            eth0\t00000000\t0100A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+            lan1\t0064A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
+            vpn0\t0000100A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
+        let find = |gateway: [u8; 4], prefix| overlapping_route(table, u32::from_be_bytes(gateway), prefix);
+        assert_eq!(find([192, 168, 100, 1], 24).as_deref(), Some("lan1"));
+        assert_eq!(find([192, 168, 100, 1], 29).as_deref(), Some("lan1"));
+        assert_eq!(find([192, 168, 0, 1], 16).as_deref(), Some("lan1"));
+        assert_eq!(find([10, 16, 9, 1], 24).as_deref(), Some("vpn0"));
+        assert_eq!(find([172, 31, 77, 1], 24), None);
+    }
+
+    #[tokio::test]
+    async fn every_bad_fact_says_what_to_do_and_nothing_is_left() {
+        let guard = TestNetns::new();
+        let dir = tempfile::tempdir().unwrap();
+        let facts = examine(dir.path(), &guard.spec()).await;
+        assert!(facts.iter().all(|fact| fact.ok == fact.remedy.is_none()), "{facts:?}");
+        assert!(!Netns::exists(&format!("airlock-doctor-{}", std::process::id())));
+        if !skip_unless_root() {
+            let of = |name| facts.iter().find(|fact| fact.name == name).unwrap();
+            assert!(of("capabilities").ok && of("namespaces").ok && of("tun").ok, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn a_program_is_found_by_path_or_not_at_all() {
+        assert!(find_program("sh").is_some_and(|path| path.ends_with("sh")));
+        assert_eq!(find_program("airlock-no-such-program"), None);
+        assert!(disk(Path::new("/proc/no/such/dir")).detail.contains("/proc"));
+    }
+}

@@ -219,3 +219,9 @@ pub fn log_tail(path: &Path) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if lines.is_empty() { "(nothing)".into() } else { lines[lines.len().saturating_sub(LOG_LINES)..].join(" | ") }
 }
+
+/// An error and its sources on one line, for texts that outlive the error.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let texts: Vec<String> = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect();
+    texts.join(": ")
+}

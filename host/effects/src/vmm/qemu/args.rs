@@ -30,9 +30,7 @@ pub fn kernel_cmdline(spec: &VmmSpec, accel: Accel) -> String {
 pub fn qemu_args(spec: &VmmSpec, accel: Accel) -> Vec<OsString> {
     let mut args = Args::default();
     args.machine(spec, accel);
-    args.option("-kernel", spec.kernel.as_os_str());
-    args.option("-initrd", spec.initramfs.as_os_str());
-    args.option("-append", kernel_cmdline(spec, accel));
+    args.kernel(spec, accel);
     // Read-only and shared by all VMs: the host's page cache holds it once, and nothing is copied.
     args.option("-blockdev", keyed("driver=file,node-name=root-file,read-only=on,aio=threads,filename=", &spec.rootfs));
     args.option("-blockdev", "driver=raw,node-name=root,read-only=on,file=root-file");
@@ -47,8 +45,16 @@ pub fn qemu_args(spec: &VmmSpec, accel: Accel) -> Vec<OsString> {
     args.0
 }
 
+/// Arguments for a guest without disk, network and control channel: only its console speaks.
+pub fn probe_args(spec: &VmmSpec, accel: Accel) -> Vec<OsString> {
+    let mut args = Args::default();
+    args.machine(spec, accel);
+    args.kernel(spec, accel);
+    args.0
+}
+
 #[derive(Default)]
-pub(super) struct Args(pub(super) Vec<OsString>);
+struct Args(Vec<OsString>);
 
 impl Args {
     fn option(&mut self, name: &str, value: impl Into<OsString>) {
@@ -57,7 +63,7 @@ impl Args {
     }
 
     /// What every machine has, also one that is only a probe: no default devices, console to a file, QMP, no way out.
-    pub(super) fn machine(&mut self, spec: &VmmSpec, accel: Accel) {
+    fn machine(&mut self, spec: &VmmSpec, accel: Accel) {
         self.option("-name", format!("airlock-{}", spec.vm_id));
         self.option("-machine", "q35,usb=off,hpet=off,vmport=off");
         match accel {
@@ -80,6 +86,12 @@ impl Args {
         self.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
         self.option("-chardev", format!("file,id=console,path={CONSOLE}"));
         self.option("-serial", "chardev:console");
+    }
+
+    fn kernel(&mut self, spec: &VmmSpec, accel: Accel) {
+        self.option("-kernel", spec.kernel.as_os_str());
+        self.option("-initrd", spec.initramfs.as_os_str());
+        self.option("-append", kernel_cmdline(spec, accel));
     }
 
     /// Slot order is the order of PCI addresses, so the guest's kernel meets the interfaces in it.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use airlock_domain::vmm::{DriverKind, VmmExit, VmmSpec};
 use async_trait::async_trait;
 
-pub use args::{kernel_cmdline, qemu_args};
+pub use args::{kernel_cmdline, probe_args, qemu_args};
 
 use super::{DriverError, DriverInfo, VmmDriver, VmmHandle, VmmPaths, kill_and_wait, log_tail};
 use crate::network::Network;
