@@ -66,8 +66,7 @@ impl BootConfig {
     pub fn parse(cmdline: &str) -> Result<Self, BootConfigError> {
         let value_of = |key: &str| args(cmdline).filter_map(|arg| arg.strip_prefix(key)?.strip_prefix('=')).next_back();
         let value = value_of("ip").ok_or(BootConfigError::IpMissing)?;
-        let ip: IpParam =
-            value.parse().map_err(|source| BootConfigError::Ip { value: value.to_owned(), source })?;
+        let ip: IpParam = value.parse().map_err(|source| BootConfigError::Ip { value: value.to_owned(), source })?;
         if ip.client.is_none() && !ip.autoconf.is_some_and(|a| a.asks_a_server()) {
             return Err(BootConfigError::IpWithoutClient { value: value.to_owned() });
         }

@@ -49,7 +49,7 @@ mod tests {
         for (text, expected) in [
             ("visit: https://idp.example/authorize?state=abc&code=1 now\n", "visit: https://[url] now\n"),
             ("open(http://127.0.0.1:4080/callback?code=x)", "open(http://[url]"),
-            ("token=sk-ant-REDACTED saved", "token=[token] saved"),
+            ("token=abcd1234-EFGH5678_ijkl saved", "token=[token] saved"),
             ("cannot open /usr/lib/firefox-esr/browser: ENOENT", "cannot open /usr/lib/firefox-esr/browser: ENOENT"),
             ("Invalid code", "Invalid code"),
         ] {
@@ -59,9 +59,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_secret_survives(before in "[a-z =:(]{0,20}", secret in "[A-Za-z0-9_-]{20,60}", after in "[ )\n].{0,20}") {
-            prop_assert!(!redact(&format!("{before}{secret}{after}")).contains(&secret));
-            prop_assert!(!redact(&format!("{before} https://x/?code={secret}{after}")).contains(&secret));
+        fn no_secret_survives(before in "[a-z =:(]{0,20}", secret in "[A-Za-z0-9_-]{20,60}", after in "[ )][a-z ]{0,20}") {
+            let plain = redact(&format!("{before}{secret}{after}"));
+            let in_url = redact(&format!("{before} https://x/?code={secret}{after}"));
+            prop_assert!(!plain.contains(&secret) && !in_url.contains(&secret));
         }
     }
 }

@@ -302,15 +302,21 @@ mod tests {
     }
 
     fn any_report() -> impl Strategy<Value = StageReport> {
-        (any::<u32>(), any::<u64>(), 0..Stage::ALL.len(), any::<bool>(), "\\PC{0,40}", proptest::option::of("E[A-Z]{2,8}")).prop_map(
-            |(seq, t_us, stage, ok, text, errno)| {
+        (
+            any::<u32>(),
+            any::<u64>(),
+            0..Stage::ALL.len(),
+            any::<bool>(),
+            "\\PC{0,40}",
+            proptest::option::of("E[A-Z]{2,8}"),
+        )
+            .prop_map(|(seq, t_us, stage, ok, text, errno)| {
                 let mut report = StageReport::reached(seq, t_us, Stage::ALL[stage]).with("note", text.clone());
                 if !ok {
                     report = StageReport::failed(seq, t_us, Stage::ALL[stage], errno, text);
                 }
                 report
-            },
-        )
+            })
     }
 
     proptest! {

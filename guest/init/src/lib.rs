@@ -9,7 +9,6 @@
 //!
 //! A failed step is reported with its errno and never ends the process.
 
-pub mod accounts;
 pub mod boot;
 pub mod identity;
 pub mod kernel;

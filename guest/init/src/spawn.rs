@@ -9,12 +9,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use airlock_protocol::accounts::Account;
 use airlock_protocol::guest_config::Service;
 use airlock_protocol::paths::{GUEST_BIN, GUEST_RUN};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setsid, setuid};
-
-use crate::accounts::Account;
 
 /// A log larger than this is cut when its service is started again: logs live in the guest's memory.
 const LOG_LIMIT: u64 = 1 << 20;
@@ -30,7 +29,7 @@ pub fn start(service: &Service) -> io::Result<i32> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the service has no command"));
     };
     let account = match &service.user {
-        Some(name) => Account::find(Path::new("/"), name)?,
+        Some(name) => account(name)?,
         None => Account::root(),
     };
     let log = open_log(&service.name)?;
@@ -52,6 +51,16 @@ pub fn start(service: &Service) -> io::Result<i32> {
     unsafe { command.pre_exec(move || become_account(&account)) };
     let child = command.spawn()?;
     i32::try_from(child.id()).map_err(io::Error::other)
+}
+
+fn account(name: &str) -> io::Result<Account> {
+    if name == "root" {
+        return Ok(Account::root());
+    }
+    let passwd = fs::read_to_string("/etc/passwd")?;
+    let group = fs::read_to_string("/etc/group").unwrap_or_default();
+    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no user {name} in /etc/passwd"));
+    Account::find(&passwd, &group, name).ok_or_else(missing)
 }
 
 /// Own session, no blocked signals, the account's ids. Order matters: groups before the user id is given away.

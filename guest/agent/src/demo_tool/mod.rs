@@ -1,0 +1,91 @@
+//! `airlock-demo-tool`: a small OAuth client for native apps (RFC 8252) with PKCE (RFC 7636), as a command-line tool
+//! that people sign in with has one: `login` and `status`.
+//!
+//! A refusal or a failure prints one line and ends with 1; nothing secret is printed except the URL that the person needs.
+
+mod authorization;
+mod callback;
+mod tokens;
+
+use std::process::ExitCode;
+
+/// Names the authorization server, e.g. `http://192.168.100.1:4080`.
+pub const ISSUER_VARIABLE: &str = "AIRLOCK_DEMO_ISSUER";
+/// Client id at the authorization server.
+pub const CLIENT_ID: &str = "airlock-demo";
+
+/// Why a login or a status failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// The environment names no server.
+    #[error("{ISSUER_VARIABLE} is not set")]
+    NoIssuer,
+    /// The server's address cannot be used.
+    #[error("{issuer} is not http://ADDRESS:PORT")]
+    Issuer {
+        /// What was given.
+        issuer: String,
+    },
+    /// Random bytes cannot be had.
+    #[error("get random bytes")]
+    Random(#[from] getrandom::Error),
+    /// Something on this machine failed.
+    #[error("{doing}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The person or the server said no.
+    #[error("Sign-in refused: {error}")]
+    Refused {
+        /// The server's error code (RFC 6749 section 4.1.2.1).
+        error: String,
+    },
+    /// The token endpoint said no.
+    #[error("The server did not accept the code: HTTP {status} {error}")]
+    Token {
+        /// HTTP status.
+        status: u16,
+        /// Its error code (RFC 6749 section 5.2).
+        error: String,
+    },
+    /// The token answer is not one.
+    #[error("The server's answer is no token")]
+    Answer(#[from] serde_json::Error),
+    /// Nobody is logged in.
+    #[error("Not logged in")]
+    NotLoggedIn,
+}
+
+/// For `map_err` on I/O.
+fn io(doing: &'static str) -> impl FnOnce(std::io::Error) -> DemoError {
+    move |source| DemoError::Io { doing, source }
+}
+
+/// The program.
+pub fn main(args: &[String]) -> ExitCode {
+    let outcome = match args.first().map(String::as_str) {
+        Some("login") => authorization::login(),
+        Some("status") => tokens::status(),
+        _ => {
+            eprintln!("usage: airlock-demo-tool login|status");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(account) => {
+            println!("Logged in as {account}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!(
+                "{error}{}",
+                std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default()
+            );
+            ExitCode::FAILURE
+        }
+    }
+}

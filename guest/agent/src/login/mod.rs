@@ -1,0 +1,124 @@
+//! A login: a provider's tool on a terminal of its own, until its credential is captured.
+//!
+//! * [`machine`]: what follows what (pure)
+//! * [`run`]: the thread that feeds it; [`tool`]: the child; [`terminal`]: its screen; [`url`]: the URL on it
+//! * [`credentials`]: the files it writes
+//!
+//! One login at a time. What happened is kept until the host stored the credential, so that a daemon that comes back is
+//! told everything again.
+
+pub mod credentials;
+pub mod machine;
+pub mod run;
+pub mod terminal;
+pub mod tool;
+pub mod url;
+
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use airlock_protocol::Sensitive;
+use airlock_protocol::message::{GuestMessage, LoginEvent, LoginSpec};
+
+use crate::browser::Browser;
+use crate::lock;
+use crate::outbox::Outbox;
+use machine::Input;
+use tool::Environment;
+
+/// The current login, and what one needs.
+#[derive(Debug)]
+pub struct Logins {
+    current: Mutex<Option<Arc<Login>>>,
+    environment: Environment,
+    browser: Arc<Browser>,
+    outbox: Arc<Outbox>,
+}
+
+/// One login and what happened to it.
+#[derive(Debug)]
+pub struct Login {
+    id: String,
+    inputs: Sender<Input>,
+    events: Mutex<Vec<LoginEvent>>,
+    outbox: Arc<Outbox>,
+}
+
+impl Login {
+    /// Remembers an event and tells the host.
+    pub fn emit(&self, event: LoginEvent) {
+        lock(&self.events).push(event.clone());
+        self.outbox.push(GuestMessage::Login { login_id: self.id.clone(), event });
+    }
+}
+
+impl Logins {
+    /// No login yet.
+    pub fn new(environment: Environment, browser: Arc<Browser>, outbox: Arc<Outbox>) -> Self {
+        Self { current: Mutex::default(), environment, browser, outbox }
+    }
+
+    /// Starts a login. One that already runs under this id is left alone; another one is cancelled.
+    pub fn start(&self, spec: LoginSpec) {
+        let mut current = lock(&self.current);
+        if current.as_ref().is_some_and(|login| login.id == spec.login_id) {
+            return;
+        }
+        if let Some(other) = current.take() {
+            let _ = other.inputs.send(Input::Cancel);
+        }
+        let (inputs, feed) = channel();
+        let id = spec.login_id.clone();
+        let login =
+            Arc::new(Login { id, inputs: inputs.clone(), events: Mutex::default(), outbox: self.outbox.clone() });
+        *current = Some(login.clone());
+        let (environment, browser) = (self.environment.clone(), self.browser.clone());
+        let started = {
+            let login = login.clone();
+            crate::spawn("login", move || run::run(spec, &environment, &browser, &login, inputs, feed))
+        };
+        if let Err(error) = started {
+            let detail = format!("start a thread: {error}");
+            login.emit(LoginEvent::Failed { cause: "login_cli_exited".to_owned(), detail });
+        }
+    }
+
+    /// A URL came through the shim: the current login's, else just a page to show.
+    pub fn url_from_shim(&self, url: Sensitive) {
+        let login = lock(&self.current).clone();
+        if login.is_none_or(|login| login.inputs.send(Input::Shim(url.clone())).is_err()) {
+            self.browser.open_in_background(url, || {});
+        }
+    }
+
+    /// Types a code at the tool's prompt.
+    pub fn enter_code(&self, code: Sensitive) {
+        self.tell(Input::Code(code));
+    }
+
+    /// Ends the tool and forgets the login.
+    pub fn cancel(&self) {
+        self.tell(Input::Cancel);
+        lock(&self.current).take();
+    }
+
+    /// The host has the credential: it is not sent again.
+    pub fn credential_stored(&self, login_id: &str) {
+        if let Some(login) = lock(&self.current).as_ref().filter(|login| login.id == login_id) {
+            lock(&login.events).retain(|event| !matches!(event, LoginEvent::Captured { .. }));
+        }
+    }
+
+    /// Everything that happened to the current login, for a host that came back.
+    pub fn replay(&self) -> Vec<GuestMessage> {
+        let Some(login) = lock(&self.current).clone() else { return Vec::new() };
+        let events = lock(&login.events).clone();
+        events.into_iter().map(|event| GuestMessage::Login { login_id: login.id.clone(), event }).collect()
+    }
+
+    fn tell(&self, input: Input) {
+        if let Some(login) = lock(&self.current).as_ref() {
+            let _ = login.inputs.send(input);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The service: what runs in it, and in which order it starts.
+//!
+//! `GET /health` first (the host's `reachable` waits for it), then the control channel, then what a person needs: start
+//! page, shim, display. A part that cannot start is said on stderr (init keeps it) and costs only itself; without the
+//! health port the agent ends with 1 and init starts it again.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use airlock_protocol::boot_config::BootConfig;
+use airlock_protocol::guest_config::GuestConfig;
+use airlock_protocol::message::{GuestMessage, HostMessage, VERSION};
+use airlock_protocol::paths::{
+    CONTROL_PORT_NAME, GUEST_CONFIG, GUEST_INIT_SOCKET, GUEST_OPEN_SOCKET, GUEST_TIMELINE, HEALTH_PORT, START_PAGE_PORT,
+};
+use airlock_protocol::{Sensitive, Stage};
+
+use crate::addresses::addresses;
+use crate::browser::Browser;
+use crate::control::Control;
+use crate::login::Logins;
+use crate::login::tool::Environment;
+use crate::outbox::Outbox;
+use crate::timeline::Timeline;
+use crate::{BUILD_ID, clock, display, health, port, spawn, start_page};
+
+/// Longest URL that the shim may hand over, in bytes.
+const MAX_URL: u64 = 16 * 1024;
+
+/// Runs the service until the machine ends.
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(never) => match never {},
+        Err(error) => {
+            eprintln!("airlock-agent: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> io::Result<std::convert::Infallible> {
+    let outbox = Arc::new(Outbox::new()?);
+    let timeline = Arc::new(Timeline::open(Path::new(GUEST_TIMELINE), Path::new("/dev/console"), outbox.clone()));
+    let vm_id = vm_id();
+    let listener = health::listen(HEALTH_PORT).inspect_err(|error| {
+        let errno = error.raw_os_error().map(|raw| format!("{:?}", nix::errno::Errno::from_raw(raw)));
+        timeline.failed(Stage::AgentUp, errno, &format!("listen on port {HEALTH_PORT}"));
+    })?;
+    {
+        let (vm_id, timeline) = (vm_id.clone(), timeline.clone());
+        spawn("health", move || health::serve(&listener, vm_id, timeline))?;
+    }
+    timeline.reached(Stage::AgentUp, &[("port", HEALTH_PORT.into()), ("build", BUILD_ID.into())]);
+
+    let config = guest_config();
+    let display = config.and_then(|config| config.display);
+    let environment = Environment::guest(display.as_ref().map(|display| display.number));
+    let page = display.as_ref().and_then(|_| start_page::start(START_PAGE_PORT).map_err(say("start page")).ok());
+    let browser = Arc::new(Browser::new(page, display.clone(), environment.clone()));
+    let logins = Arc::new(Logins::new(environment, browser.clone(), outbox.clone()));
+    let control = Agent { vm_id, timeline: timeline.clone(), outbox, logins: logins.clone(), browser };
+
+    let _ = take_urls(Path::new(GUEST_OPEN_SOCKET), logins).map_err(say("socket of the browser shim"));
+    if let Some(display) = display {
+        spawn("display", move || display::watch(&display, &timeline))?;
+    }
+    control.serve()
+}
+
+/// Says on stderr what could not be started.
+fn say(what: &'static str) -> impl FnOnce(io::Error) {
+    move |error| eprintln!("airlock-agent: {what}: {error}")
+}
+
+/// The VM id of the kernel command line; empty if there is none.
+fn vm_id() -> String {
+    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    BootConfig::parse(&cmdline).map(|boot| boot.vm_id).unwrap_or_default()
+}
+
+fn guest_config() -> Option<GuestConfig> {
+    let text = fs::read(GUEST_CONFIG).map_err(say(GUEST_CONFIG)).ok()?;
+    serde_json::from_slice(&text).map_err(|error| say(GUEST_CONFIG)(error.into())).ok()
+}
+
+/// Takes URLs from the shim, which runs as the login's user.
+pub fn take_urls(path: &Path, logins: Arc<Logins>) -> io::Result<()> {
+    let _ = fs::remove_file(path);
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    spawn("open-socket", move || {
+        for stream in listener.incoming().flatten() {
+            if let Some(url) = read_url(stream) {
+                logins.url_from_shim(url);
+            }
+        }
+    })
+}
+
+fn read_url(stream: UnixStream) -> Option<Sensitive> {
+    // The shim writes at once; a client that does not is not waited for.
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    let mut text = String::new();
+    stream.take(MAX_URL).read_to_string(&mut text).ok()?;
+    let url = text.trim();
+    let is_url = (url.starts_with("http://") || url.starts_with("https://")) && !url.contains(char::is_whitespace);
+    is_url.then(|| Sensitive::new(url))
+}
+
+/// What the host talks to.
+struct Agent {
+    vm_id: String,
+    timeline: Arc<Timeline>,
+    outbox: Arc<Outbox>,
+    logins: Arc<Logins>,
+    browser: Arc<Browser>,
+}
+
+impl Agent {
+    fn serve(self) -> io::Result<std::convert::Infallible> {
+        let sys = Path::new("/sys/class/virtio-ports");
+        let Some(node) = port::find(sys, Path::new("/dev"), CONTROL_PORT_NAME)? else {
+            eprintln!("airlock-agent: there is no port {CONTROL_PORT_NAME}");
+            // The health answer still serves; nothing else can ask anything of us.
+            loop {
+                std::thread::park();
+            }
+        };
+        let control = Control::open(&node, self.outbox.clone())?;
+        Err(control.run(|message| self.take(message)))
+    }
+
+    fn take(&self, message: HostMessage) {
+        match message {
+            HostMessage::Hello { version: _, now_ms } => {
+                if let Err(errno) = clock::follow_host(now_ms) {
+                    eprintln!("airlock-agent: set the clock: {errno}");
+                }
+                self.outbox.host_came(|| std::iter::once(self.hello()).chain(self.logins.replay()).collect());
+            }
+            HostMessage::StartLogin(spec) => self.logins.start(spec),
+            HostMessage::OpenUrl { url } => self.browser.open_in_background(url, || {}),
+            HostMessage::EnterCode { code } => self.logins.enter_code(code),
+            HostMessage::CancelLogin => self.logins.cancel(),
+            HostMessage::CredentialStored { login_id } => self.logins.credential_stored(&login_id),
+            HostMessage::PowerOff => {
+                if let Err(error) = power_off(Path::new(GUEST_INIT_SOCKET)) {
+                    eprintln!("airlock-agent: tell init to power off: {error}");
+                }
+            }
+            HostMessage::Ping { n } => self.outbox.push(GuestMessage::Pong { n }),
+        }
+    }
+
+    fn hello(&self) -> GuestMessage {
+        GuestMessage::Hello {
+            version: VERSION,
+            build_id: BUILD_ID.to_owned(),
+            vm_id: self.vm_id.clone(),
+            addresses: addresses(),
+            timeline: self.timeline.reports(),
+        }
+    }
+}
+
+fn power_off(init: &Path) -> io::Result<()> {
+    UnixDatagram::unbound()?.send_to(b"poweroff", init).map(drop)
+}
