@@ -20,4 +20,5 @@ pub mod session;
 pub mod step;
 pub mod vmm;
 
+pub use cause::Cause;
 pub use ids::{SessionId, VmId};

@@ -1,1 +1,23 @@
-//! VM task, executor, login flow, vault, evidence, store.
+//! The engine: sessions and VMs as durable records, one task per VM, login flow, vault, evidence.
+//!
+//! * [`engine`]: the public face
+//! * `vm`: the task that owns one VM; steps, boot, login
+//! * [`records`]: what is remembered and shown
+//! * [`store`]: everything durable, all SQL
+//! * [`vault`]: envelope encryption of credentials
+//! * [`evidence`]: what is kept of a VM that failed
+
+mod clock;
+mod context;
+pub mod engine;
+pub mod error;
+pub mod evidence;
+pub mod records;
+mod secrets;
+pub mod store;
+pub mod vault;
+mod vm;
+
+pub use context::DriverReport;
+pub use engine::{Engine, EngineHealth, OpenError, SessionWatch, StartSession, ViewerEnd};
+pub use error::{Error, ErrorKind};

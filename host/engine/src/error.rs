@@ -1,0 +1,204 @@
+//! What the engine refuses or fails at, in the terms of the API: kind, code, remedy.
+
+use airlock_domain::{Cause, SessionId, VmId};
+use airlock_effects::network::NetworkError;
+use airlock_effects::vmm::DriverError;
+use airlock_image::ImageError;
+use airlock_protocol::Stage;
+
+use crate::store::StoreError;
+use crate::vault::VaultError;
+
+/// How an error is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The request is wrong.
+    BadInput,
+    /// It names what does not exist.
+    NotFound,
+    /// It is right, but not now or not with this state.
+    Refused,
+    /// Something this host needs is not there.
+    Unavailable,
+    /// A fault of ours or of the machine.
+    Internal,
+}
+
+/// Why the engine did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A user id that cannot be one.
+    #[error("user id {user_id:?} is not 1 to 128 letters, digits or one of . _ @ + -")]
+    BadUserId {
+        /// The id that was given, cut.
+        user_id: String,
+    },
+    /// An idempotency key that cannot be one.
+    #[error("the idempotency key is not 1 to 200 printable characters")]
+    BadIdempotencyKey,
+    /// No such provider.
+    #[error("there is no provider {provider:?}; known: {known}")]
+    UnknownProvider {
+        /// The id that was given, cut.
+        provider: String,
+        /// What there is.
+        known: String,
+    },
+    /// No such session.
+    #[error("there is no session {0}")]
+    NoSession(SessionId),
+    /// No such VM.
+    #[error("there is no VM {0}")]
+    NoVm(VmId),
+    /// The console of a VM is gone with it.
+    #[error("the console of VM {0} was removed with it")]
+    NoConsole(VmId),
+    /// No such credential.
+    #[error("user {user_id} has no credential of {provider}")]
+    NoCredential {
+        /// Whose.
+        user_id: String,
+        /// Of which provider.
+        provider: String,
+    },
+    /// No such token.
+    #[error("there is no live token {id}")]
+    NoToken {
+        /// Its id.
+        id: String,
+    },
+    /// The session has ended.
+    #[error("session {id} is {state}")]
+    SessionEnded {
+        /// Which session.
+        id: SessionId,
+        /// Its terminal state.
+        state: airlock_domain::session::SessionState,
+    },
+    /// The image is not there or not usable.
+    #[error("use image {image}")]
+    Image {
+        /// Its name.
+        image: String,
+        /// Why not.
+        #[source]
+        source: ImageError,
+    },
+    /// No VMM can be used.
+    #[error("choose a VMM driver")]
+    Driver(#[source] DriverError),
+    /// The private network failed.
+    #[error("use the private network")]
+    Network(#[source] NetworkError),
+    /// The store failed.
+    #[error("use the store")]
+    Store(#[from] StoreError),
+    /// The vault failed.
+    #[error("use the vault")]
+    Vault(#[from] VaultError),
+    /// No randomness.
+    #[error("draw random bytes")]
+    Random(#[source] getrandom::Error),
+    /// The daemon is shutting down.
+    #[error("the daemon is shutting down")]
+    ShuttingDown,
+}
+
+impl Error {
+    /// How it is answered.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::BadUserId { .. } | Self::BadIdempotencyKey | Self::UnknownProvider { .. } => ErrorKind::BadInput,
+            Self::NoSession(_)
+            | Self::NoVm(_)
+            | Self::NoConsole(_)
+            | Self::NoCredential { .. }
+            | Self::NoToken { .. } => ErrorKind::NotFound,
+            Self::SessionEnded { .. } => ErrorKind::Refused,
+            Self::Store(StoreError::PoolExhausted { .. }) => ErrorKind::Refused,
+            Self::Image { .. } | Self::Driver(_) | Self::Network(_) | Self::ShuttingDown => ErrorKind::Unavailable,
+            Self::Store(_) | Self::Vault(_) | Self::Random(_) => ErrorKind::Internal,
+        }
+    }
+
+    /// The stable code of the API.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::BadUserId { .. } => "bad_user_id",
+            Self::BadIdempotencyKey => "bad_idempotency_key",
+            Self::UnknownProvider { .. } => "unknown_provider",
+            Self::NoSession(_) => "no_session",
+            Self::NoVm(_) => "no_vm",
+            Self::NoConsole(_) => "no_console",
+            Self::NoCredential { .. } => "no_credential",
+            Self::NoToken { .. } => "no_token",
+            Self::SessionEnded { .. } => "session_ended",
+            Self::Image { .. } => self.cause().map_or("image_unusable", Cause::code),
+            Self::Driver(_) => self.cause().map_or("driver_unavailable", Cause::code),
+            Self::Network(_) => self.cause().map_or("network_failed", Cause::code),
+            Self::Store(_) => self.cause().map_or("store_failed", Cause::code),
+            Self::Vault(_) => "vault_failed",
+            Self::Random(_) => "no_randomness",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+
+    /// The catalogue's cause, if there is one.
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Image { source, .. } => source.code().parse().ok(),
+            Self::Driver(source) => source.cause().and_then(|code| code.parse().ok()),
+            Self::Network(source) => source.cause().and_then(|code| code.parse().ok()),
+            Self::Store(StoreError::PoolExhausted { .. }) => Some(Cause::AddressPoolExhausted),
+            Self::Store(error) if error.is_disk_full() => Some(Cause::DiskFull),
+            _ => None,
+        }
+    }
+
+    /// The stage that could not be reached, for errors of a start.
+    pub fn stage(&self) -> Option<Stage> {
+        match self {
+            Self::Image { .. } => Some(Stage::DiskReady),
+            Self::Driver(_) => Some(Stage::VmmStarted),
+            Self::Network(_) => Some(Stage::TapUp),
+            Self::Store(StoreError::PoolExhausted { .. }) => Some(Stage::Leased),
+            _ => None,
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> Option<String> {
+        if let Some(cause) = self.cause() {
+            return Some(cause.remedy().to_owned());
+        }
+        let text = match self {
+            Self::BadUserId { .. } => "give the id by which you know the user, e.g. u1 or ann@example.org",
+            Self::BadIdempotencyKey => "send a UUID as Idempotency-Key, or none",
+            Self::UnknownProvider { .. } => "see GET /api/providers",
+            Self::NoSession(_) => "see airlock session ls",
+            Self::NoVm(_) => "see airlock vm ls",
+            Self::NoConsole(_) => "the console is kept when a VM fails; watch a live one with airlock vm console -f",
+            Self::NoCredential { .. } => "see airlock credentials ls",
+            Self::NoToken { .. } => "see airlock token ls",
+            Self::SessionEnded { .. } => "start another session",
+            Self::ShuttingDown => "try again when the daemon is back",
+            Self::Vault(VaultError::KeyExposed { .. }) => {
+                "chmod 0600 the key file, and rotate it: others could read it"
+            }
+            _ => return None,
+        };
+        Some(text.to_owned())
+    }
+}
+
+/// The chain of an error as one line, from what was being done down to the errno.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

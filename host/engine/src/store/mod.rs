@@ -1,0 +1,119 @@
+//! Everything durable, and all SQL. One SQLite database in WAL mode; writers take the lock at once (`BEGIN IMMEDIATE`), so two
+//! of them queue instead of failing in the middle. Every row carries its host.
+
+mod access;
+mod credentials;
+mod sessions;
+mod vms;
+
+use std::path::Path;
+
+use airlock_domain::ids::IdParseError;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Sqlite, SqlitePool, Transaction};
+
+pub use credentials::SealedCredential;
+pub use sessions::NewSession;
+
+use crate::records::UnknownName;
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database refused or failed.
+    #[error("{doing}")]
+    Sql {
+        /// What was being done.
+        doing: &'static str,
+        /// The database's own error.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// A row holds what this version cannot read.
+    #[error("read {what} from the store")]
+    Corrupt {
+        /// Which value.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// No address of the pool is free.
+    #[error("all {size} addresses of the pool are leased")]
+    PoolExhausted {
+        /// Addresses in the pool.
+        size: usize,
+    },
+}
+
+impl StoreError {
+    fn corrupt(what: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Corrupt { what, source: source.into() }
+    }
+
+    /// Whether the disk is full (SQLITE_FULL, 13).
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Self::Sql { source: sqlx::Error::Database(error), .. } if error.code().as_deref() == Some("13"))
+    }
+}
+
+fn sql(doing: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
+    move |source| StoreError::Sql { doing, source }
+}
+
+impl From<IdParseError> for StoreError {
+    fn from(error: IdParseError) -> Self {
+        Self::corrupt("an id", error)
+    }
+}
+
+impl From<UnknownName> for StoreError {
+    fn from(error: UnknownName) -> Self {
+        Self::corrupt("a name", error)
+    }
+}
+
+/// The open store.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: SqlitePool,
+    host: String,
+}
+
+impl Store {
+    /// Opens or makes the database and brings its schema up to date.
+    pub async fn open(path: &Path, host: &str) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .pragma("secure_delete", "on")
+            .busy_timeout(std::time::Duration::from_secs(10));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(8)
+            .connect_with(options)
+            .await
+            .map_err(sql("open the database"))?;
+        sqlx::raw_sql(include_str!("schema.sql")).execute(&pool).await.map_err(sql("bring the schema up to date"))?;
+        Ok(Self { pool, host: host.to_owned() })
+    }
+
+    /// Whether the database answers.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1").execute(&self.pool).await.map(drop).map_err(sql("ask the database"))
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    async fn begin(&self, doing: &'static str) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(sql(doing))
+    }
+}
+
+#[cfg(test)]
+mod tests;
