@@ -13,7 +13,7 @@ if [ "$(id -u)" -eq 0 ]; then
   as_root() { "$@"; }
   if [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ] && [ "$(stat -c %U "$ROOT")" = "$SUDO_USER" ]; then
     BUILDER=$SUDO_USER
-    as_builder() { sudo --user "$BUILDER" --set-home --preserve-env=CI,TERM,CARGO_TERM_COLOR,RUSTUP_TOOLCHAIN,CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER,AIRLOCK_TEST_STATE,E2E_ARTIFACTS env PATH="$PATH" "$@"; }
+    as_builder() { sudo --user "$BUILDER" --set-home --preserve-env=CI,TERM,CARGO_TERM_COLOR,RUSTUP_TOOLCHAIN,AIRLOCK_TEST_STATE,E2E_ARTIFACTS env PATH="$PATH" "$@"; }
   else
     BUILDER=root
     as_builder() { "$@"; }

@@ -54,12 +54,12 @@ const WALLS: &[(&str, &[&str], &str)] = &[
     (
         "nix",
         &["airlock-effects", "airlock-image", "airlock-init", "airlock-agent", "airlock", "xtask"],
-        "pure crates make no system calls",
+        "system calls are made by effects, image, the guest programs and the binaries only",
     ),
     (
         "libc",
         &["airlock-effects", "airlock-image", "airlock-init", "airlock-agent", "airlock"],
-        "pure crates make no system calls",
+        "system calls are made by effects, image, the guest programs and the binaries only",
     ),
 ];
 
