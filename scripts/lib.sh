@@ -112,9 +112,11 @@ need_cargo_tool() {
   as_builder cargo install "$2" --locked --quiet
 }
 
-# need_npm DIR: what package-lock.json names, unless it is there already.
+# need_npm DIR: what package-lock.json names, unless it is there already. The mark is the one host/server/build.rs uses.
 need_npm() {
-  [ "$1/node_modules/.package-lock.json" -nt "$1/package-lock.json" ] && return 0
+  local mark=$1/node_modules/.airlock-installed-lock
+  cmp -s "$1/package-lock.json" "$mark" && return 0
   say "fetching what $1/package-lock.json names"
   as_builder npm --prefix "$1" ci --no-audit --no-fund --loglevel=error
+  as_builder cp "$1/package-lock.json" "$mark"
 }
