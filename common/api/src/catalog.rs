@@ -28,10 +28,10 @@ pub struct ImageList {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProviderView {
-    /// Name for `POST /api/auth/start`.
-    pub name: String,
+    /// Id for `POST /api/auth/start`.
+    pub id: String,
     /// Name for people.
-    pub title: String,
+    pub name: String,
     /// Recipe of the image it runs in.
     pub image: String,
 }

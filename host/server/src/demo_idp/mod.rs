@@ -9,6 +9,8 @@
 
 mod grants;
 mod page;
+
+pub(crate) use page::escape;
 mod request;
 
 use std::sync::{Arc, Mutex, PoisonError};
