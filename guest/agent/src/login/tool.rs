@@ -16,7 +16,7 @@ use airlock_protocol::message::LoginSpec;
 use airlock_protocol::paths::GUEST_BIN;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{Winsize, openpty};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{self, Signal, killpg};
 use nix::unistd::{Pid, ttyname};
 
 use super::terminal::{COLUMNS, ROWS};
@@ -117,10 +117,13 @@ fn close_on_exec(fd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Ends a tool and everything in its session's foreground and background group.
+/// Ends a tool and everything in its group.
 pub fn kill(pid: i32, signal: Signal) {
-    // The launcher made the tool a session and group leader, so its pid is the group's.
-    let _ = killpg(Pid::from_raw(pid), signal);
+    // The launcher makes the tool a group leader, so its pid is the group's; before it did, there is only the launcher.
+    let pid = Pid::from_raw(pid);
+    if killpg(pid, signal).is_err() {
+        let _ = signal::kill(pid, signal);
+    }
 }
 
 /// Exit code and signal of a status.
