@@ -6,8 +6,8 @@
 //!      +--(stage failed, VMM exit, panic, OOM, deadline)--> failed <------+ (VMM exit, panic, OOM)
 //! ```
 //!
-//! Inputs are what happened and when (`now_ms`: milliseconds since `planned`, by one monotonic clock of the host). Outputs
-//! are what the owner of the VM does next. A failure names the first stage that failed and its cause; after it nothing
+//! Inputs are what happened and when (`now_ms`: milliseconds since the start was asked for, by one monotonic clock of the
+//! host). Outputs are what the owner of the VM does next. A failure names the first stage that failed and its cause; after it nothing
 //! changes any more. Times in the timeline never decrease from stage to stage.
 
 use airlock_protocol::stage::Reporter;
@@ -24,7 +24,7 @@ pub struct TimelineEntry {
     pub stage: Stage,
     /// Whether it was reached.
     pub ok: bool,
-    /// Milliseconds since `planned`.
+    /// Milliseconds since the start was asked for.
     pub at_ms: f64,
     /// Microseconds of the guest's clock since its kernel started, for stages that the guest reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -100,7 +100,7 @@ pub enum BootOutput {
 pub struct Contract {
     /// Stages of the agent that must be reached; host and init stages always must.
     pub agent_stages: Vec<Stage>,
-    /// Milliseconds from `planned` to `ready`.
+    /// Milliseconds from the request to `ready`.
     pub deadline_ms: f64,
     /// Address with prefix length the guest must have.
     pub address: String,
@@ -135,7 +135,7 @@ impl BootMachine {
         &self.timeline
     }
 
-    /// When [`BootEvent::Tick`] must be fed at the latest, in milliseconds since `planned`.
+    /// When [`BootEvent::Tick`] must be fed at the latest, in milliseconds since the start was asked for.
     pub fn next_deadline_ms(&self) -> Option<f64> {
         (self.phase == Phase::Booting).then_some(self.contract.deadline_ms)
     }

@@ -1,6 +1,6 @@
 //! Pure decisions of the host: no clock, no file system, no environment, no runtime. `now` is always an argument.
 //!
-//! * [`ids`]: identities
+//! * [`ids`]: identities of sessions and VMs
 //! * [`config`]: the daemon's configuration, parsed and validated before anything is opened
 //! * [`network`]: the private network of an installation and the names in it
 //! * [`vmm`]: what a VMM driver is asked to start

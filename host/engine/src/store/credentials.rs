@@ -25,7 +25,7 @@ impl Store {
     /// not capturing any more.
     pub async fn complete(&self, credential: &SealedCredential, now_ms: i64) -> Result<bool, StoreError> {
         let record = &credential.record;
-        let mut tx = self.begin("commit a credential").await?;
+        let mut tx = self.synced.begin_with("BEGIN IMMEDIATE").await.map_err(sql("commit a credential"))?;
         let moved = sqlx::query("UPDATE sessions SET state = $1, ended_ms = $2 WHERE id = $3 AND state = $4")
             .bind(SessionState::Completed.name())
             .bind(now_ms)

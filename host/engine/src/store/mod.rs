@@ -1,5 +1,8 @@
 //! Everything durable, and all SQL. One SQLite database in WAL mode; writers take the lock at once (`BEGIN IMMEDIATE`), so two
 //! of them queue instead of failing in the middle. Every row carries its host.
+//!
+//! What happens to VMs outlives a killed daemon, but not a power cut, which no VM outlives either (`synchronous=NORMAL`).
+//! A credential does outlive it: its commit is synced (`synchronous=FULL`, which syncs everything written before it too).
 
 mod access;
 mod credentials;
@@ -77,6 +80,8 @@ impl From<UnknownName> for StoreError {
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: SqlitePool,
+    /// One connection whose commits survive a power cut.
+    synced: SqlitePool,
     host: String,
 }
 
@@ -87,17 +92,16 @@ impl Store {
             .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .pragma("secure_delete", "on")
             .busy_timeout(std::time::Duration::from_secs(10));
-        let pool = SqlitePoolOptions::new()
-            .max_connections(8)
-            .connect_with(options)
-            .await
-            .map_err(sql("open the database"))?;
+        let open = |connections, synchronous| {
+            SqlitePoolOptions::new().max_connections(connections).connect_with(options.clone().synchronous(synchronous))
+        };
+        let pool = open(8, SqliteSynchronous::Normal).await.map_err(sql("open the database"))?;
+        let synced = open(1, SqliteSynchronous::Full).await.map_err(sql("open the database"))?;
         sqlx::raw_sql(include_str!("schema.sql")).execute(&pool).await.map_err(sql("bring the schema up to date"))?;
-        Ok(Self { pool, host: host.to_owned() })
+        Ok(Self { pool, synced, host: host.to_owned() })
     }
 
     /// Whether the database answers.
@@ -107,6 +111,7 @@ impl Store {
 
     /// Closes every connection.
     pub async fn close(&self) {
+        self.synced.close().await;
         self.pool.close().await;
     }
 
