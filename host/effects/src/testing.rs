@@ -47,7 +47,7 @@ pub fn skip_unless_root() -> bool {
 
 /// An error and its sources, outermost first.
 pub fn chain(error: &dyn Error) -> Vec<String> {
-    std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect()
+    std::iter::successors(Some(error), |e| (*e).source()).map(ToString::to_string).collect()
 }
 
 /// The uncompressed kernel or initramfs given for tests by an environment variable.

@@ -82,6 +82,11 @@ impl Network {
         Ok(links.iter().filter(|link| link.kind == "tun").map(seen).collect())
     }
 
+    /// Whether a TAP of that name exists. A VMM with enough rights would silently make another one, without bridge or owner.
+    pub async fn has_tap(&self, name: &str) -> Result<bool, NetworkError> {
+        Ok(self.link(name).await?.is_some_and(|link| link.kind == "tun"))
+    }
+
     fn check_ours(&self, spec: &TapSpec, tap: &Link) -> Result<(), NetworkError> {
         if tap.kind != "tun" {
             let namespace = self.namespace().to_owned();

@@ -2,7 +2,8 @@
 //! in the namespace, files in the VM's directory) and can be asked what it left behind.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -13,9 +14,10 @@ use airlock_domain::vmm::{DriverKind, ProcessId, VmmExit, VmmSpec};
 use async_trait::async_trait;
 use nix::sys::stat::Mode;
 
-use super::{DriverError, DriverInfo, VmmDriver, VmmHandle, VmmPaths, kill_and_wait};
+use super::{DriverError, DriverInfo, VmmDriver, VmmHandle, VmmPaths, check_taps, kill_and_wait, log_tail};
 use crate::network::Network;
 use crate::process::{self, SpawnSpec, is_alive};
+use crate::watch::DirWatch;
 
 /// The fake driver.
 #[derive(Debug, Default)]
@@ -43,7 +45,7 @@ impl VmmDriver for FakeDriver {
     }
 
     async fn check(&self) -> Result<DriverInfo, DriverError> {
-        Ok(DriverInfo { version: "fake".into(), program: "cat".into() })
+        Ok(DriverInfo { version: "fake".into(), program: "sh".into() })
     }
 
     fn paths(&self, dir: &Path) -> VmmPaths {
@@ -57,26 +59,38 @@ impl VmmDriver for FakeDriver {
 
     async fn spawn(&self, spec: &VmmSpec, network: &Network) -> Result<VmmHandle, DriverError> {
         let paths = self.paths(&spec.dir);
+        check_taps(spec, network).await?;
         let file = |source| DriverError::File { vm_id: spec.vm_id, path: paths.api_socket.clone(), source };
         nix::unistd::mkfifo(&paths.api_socket, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| file(errno.into()))?;
-        std::fs::write(&paths.console, "").map_err(file)?;
-        // `cat` opens the pipe for reading and waits; the first writer that closes it ends it with code 0.
+        let watch = DirWatch::new(&spec.dir).map_err(|error| file(error.source))?;
+        // It says that it runs as soon as it can be asked to end, then waits for a line. `exec 3<>` neither blocks nor sees an end.
+        let script = "exec 3<>quit.fifo; echo running >console.log; read -r _ <&3";
         let started = process::spawn(SpawnSpec {
-            program: "cat".into(),
-            args: vec![paths.api_socket.clone().into()],
+            program: "sh".into(),
+            args: vec!["-c".into(), script.into()],
             dir: spec.dir.clone(),
             output: Some(paths.log.clone()),
             netns: Some(network.netns()),
         });
         let process = started.await.map_err(|source| DriverError::Process { vm_id: spec.vm_id, source })?;
         self.spawned.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.vm_id, process.id());
+        let running = || std::fs::metadata(&paths.console).is_ok_and(|console| console.len() > 0);
+        while !running() {
+            tokio::select! {
+                () = watch.changed() => {}
+                exit = process.exited() => {
+                    return Err(DriverError::Rejected { vm_id: spec.vm_id, exit, log: log_tail(&paths.log) });
+                }
+            }
+        }
         Ok(VmmHandle { vm_id: spec.vm_id, process, paths })
     }
 
     async fn terminate(&self, vm: &VmmHandle, grace: Duration) -> Result<VmmExit, DriverError> {
-        // Fails if `cat` has not opened it yet or is gone; killing follows either way.
+        // Fails if it is gone already; killing follows either way.
         let quit = || -> io::Result<()> {
-            std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&vm.paths.api_socket).map(drop)
+            let mut pipe = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(&vm.paths.api_socket)?;
+            pipe.write_all(b"\n")
         };
         let asked = quit().is_ok();
         match tokio::time::timeout(if asked { grace } else { Duration::ZERO }, vm.process.exited()).await {

@@ -6,6 +6,8 @@
 
 pub mod fake;
 pub mod qemu;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +16,7 @@ use airlock_domain::VmId;
 use airlock_domain::vmm::{DriverKind, VmmExit, VmmSpec};
 use async_trait::async_trait;
 
-use crate::network::Network;
+use crate::network::{Network, NetworkError};
 use crate::process::{ProcessError, ProcessHandle};
 
 /// How long a VMM may take to vanish after SIGKILL (it may have to free gigabytes).
@@ -105,6 +107,25 @@ pub enum DriverError {
         #[source]
         source: ProcessError,
     },
+    /// A TAP that the VM is to be attached to is not there.
+    #[error("namespace {namespace} has no TAP {tap} for VM {vm_id}")]
+    TapMissing {
+        /// The VM.
+        vm_id: VmId,
+        /// The TAP.
+        tap: String,
+        /// The namespace.
+        namespace: String,
+    },
+    /// The namespace cannot be looked at.
+    #[error("look for the TAPs of VM {vm_id}")]
+    Network {
+        /// The VM.
+        vm_id: VmId,
+        /// What went wrong.
+        #[source]
+        source: NetworkError,
+    },
     /// A file of the VM cannot be made or read.
     #[error("prepare {} for VM {vm_id}", path.display())]
     File {
@@ -161,6 +182,8 @@ impl DriverError {
             {
                 Some("vmm_binary_missing")
             }
+            Self::TapMissing { .. } => Some("tap_missing"),
+            Self::Network { source, .. } => source.cause(),
             Self::Version { .. } => Some("vmm_version_unsupported"),
             Self::Rejected { log, exit, .. } => Some(cause_of_log(log, *exit)),
             Self::File { source, .. } => {
@@ -193,6 +216,18 @@ fn cause_of_log(log: &str, exit: VmmExit) -> &'static str {
     }
 }
 
+/// Checks that every TAP of the VM exists.
+async fn check_taps(spec: &VmmSpec, network: &Network) -> Result<(), DriverError> {
+    for tap in spec.nics.iter().filter_map(|nic| nic.tap.as_ref()) {
+        let found = network.has_tap(tap).await.map_err(|source| DriverError::Network { vm_id: spec.vm_id, source })?;
+        if !found {
+            let namespace = network.namespace().to_owned();
+            return Err(DriverError::TapMissing { vm_id: spec.vm_id, tap: tap.clone(), namespace });
+        }
+    }
+    Ok(())
+}
+
 /// SIGKILL, and wait until the process is gone.
 async fn kill_and_wait(vm: &VmmHandle) -> Result<VmmExit, DriverError> {
     vm.process.kill().map_err(|source| DriverError::Process { vm_id: vm.vm_id, source })?;
@@ -222,6 +257,6 @@ pub fn log_tail(path: &Path) -> String {
 
 /// An error and its sources on one line, for texts that outlive the error.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let texts: Vec<String> = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect();
+    let texts: Vec<String> = std::iter::successors(Some(error), |e| (*e).source()).map(ToString::to_string).collect();
     texts.join(": ")
 }

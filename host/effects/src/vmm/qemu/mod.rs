@@ -20,7 +20,7 @@ use async_trait::async_trait;
 
 pub use args::{kernel_cmdline, probe_args, qemu_args};
 
-use super::{DriverError, DriverInfo, VmmDriver, VmmHandle, VmmPaths, kill_and_wait, log_tail};
+use super::{DriverError, DriverInfo, VmmDriver, VmmHandle, VmmPaths, check_taps, kill_and_wait, log_tail};
 use crate::network::Network;
 use crate::process::{self, SpawnSpec};
 
@@ -114,6 +114,7 @@ impl VmmDriver for QemuDriver {
 
     async fn spawn(&self, spec: &VmmSpec, network: &Network) -> Result<VmmHandle, DriverError> {
         let paths = self.paths(&spec.dir);
+        check_taps(spec, network).await?;
         let started = process::spawn(SpawnSpec {
             program: self.program.clone().into(),
             args: qemu_args(spec, self.accel),

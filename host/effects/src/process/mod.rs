@@ -6,13 +6,14 @@
 //! An exit is an event, never polled for. A child of ours is reaped by a task that lives as long as the runtime, whether or
 //! not anybody waits. A process that another daemon started is watched too, but its status is its parent's secret.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use airlock_domain::vmm::{ProcessId, VmmExit};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -98,6 +99,15 @@ pub struct ProcessHandle {
     exit: watch::Receiver<Option<VmmExit>>,
 }
 
+/// The children that this process started and that have not ended. A status can be read once only, so everybody who opens one
+/// of them gets a clone of the handle that will read it.
+static CHILDREN: Mutex<BTreeMap<i32, ProcessHandle>> = Mutex::new(BTreeMap::new());
+
+fn children() -> MutexGuard<'static, BTreeMap<i32, ProcessHandle>> {
+    // The map is whole after every statement that holds the lock.
+    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Starts a process: own session, no inherited descriptors, inside the namespace. Must be called on a tokio runtime.
 pub async fn spawn(spec: SpawnSpec<'_>) -> Result<ProcessHandle, ProcessError> {
     let program = spec.program.clone();
@@ -123,10 +133,16 @@ pub async fn spawn(spec: SpawnSpec<'_>) -> Result<ProcessHandle, ProcessError> {
     let mut child = spawned.map_err(|source| ProcessError::Spawn { program, source })?;
     let pid = child.id().cast_signed();
     // Nobody else reaps it, so neither the pid nor its start time can change before we have them.
-    let watched = start_ticks(pid)
-        .ok_or_else(|| io::ErrorKind::NotFound.into())
-        .and_then(|start_ticks| ProcessHandle::watching(ProcessId { pid, start_ticks }, sys::pidfd_open(pid)?));
-    watched.map_err(|source| {
+    let watch = || -> io::Result<ProcessHandle> {
+        let start_ticks = start_ticks(pid).ok_or(io::ErrorKind::NotFound)?;
+        let pidfd = sys::pidfd_open(pid)?;
+        // Locked until it is in: its end must find it there.
+        let mut children = children();
+        let handle = ProcessHandle::watching(ProcessId { pid, start_ticks }, pidfd)?;
+        children.insert(pid, handle.clone());
+        Ok(handle)
+    };
+    watch().map_err(|source| {
         let _ = child.kill();
         let _ = child.wait();
         ProcessError::Watch { pid, source }
@@ -137,6 +153,9 @@ impl ProcessHandle {
     /// The process of `id`, perhaps started by an earlier daemon; none if it is gone or another process has its pid now.
     pub fn open(id: ProcessId) -> Result<Option<Self>, ProcessError> {
         let error = |source| ProcessError::Watch { pid: id.pid, source };
+        if let Some(child) = children().get(&id.pid).filter(|child| child.id == id && child.exit().is_none()) {
+            return Ok(Some(child.clone()));
+        }
         let pidfd = match sys::pidfd_open(id.pid) {
             Ok(pidfd) => pidfd,
             // EINVAL: a thread's id, so certainly not what was recorded.
@@ -157,6 +176,8 @@ impl ProcessHandle {
         tokio::spawn(async move {
             // The error case is a runtime that is shutting down.
             if ready.readable().await.is_ok() {
+                // Forgotten before the pid becomes free for another child.
+                children().remove(&id.pid);
                 ended.send_replace(Some(reap(ready.get_ref())));
             }
         });
@@ -226,3 +247,6 @@ fn reap(pidfd: &OwnedFd) -> VmmExit {
         _ => VmmExit { code: None, signal: None },
     }
 }
+
+#[cfg(test)]
+mod tests;
