@@ -1,1 +1,132 @@
+//! A kernel for tests: does what it is told, fails at one verb, and records what is alive.
 
+use std::net::Ipv4Addr;
+
+use airlock_protocol::guest_config::RootFs;
+use airlock_protocol::{GuestConfig, MacAddr, StageReport};
+use nix::errno::Errno;
+
+use crate::identity::Identity;
+use crate::kernel::{Kernel, KernelError, Link, WantedLink};
+
+/// What exists after a boot.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Alive {
+    pub modules: Vec<String>,
+    pub link_up: bool,
+    pub address: Option<(Ipv4Addr, u8)>,
+    pub gateway: Option<Ipv4Addr>,
+    pub root: bool,
+    pub identity: Option<Identity>,
+    pub programs: bool,
+    pub switched: bool,
+}
+
+#[derive(Debug)]
+pub struct FakeKernel {
+    pub cmdline: String,
+    pub config: GuestConfig,
+    /// The verb that fails, and with what.
+    pub fails: Option<(&'static str, Errno)>,
+    pub alive: Alive,
+    pub reports: Vec<StageReport>,
+    pub wanted: Option<WantedLink>,
+    now: u64,
+}
+
+impl FakeKernel {
+    pub fn new(cmdline: &str, config: GuestConfig) -> Self {
+        let (cmdline, alive) = (cmdline.to_owned(), Alive::default());
+        Self { cmdline, config, fails: None, alive, reports: Vec::new(), wanted: None, now: 0 }
+    }
+
+    fn verb(&self, name: &str) -> Result<(), KernelError> {
+        match self.fails {
+            Some((verb, errno)) if verb == name => {
+                Err(KernelError::Netlink { doing: name.to_owned(), note: None, source: errno })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn now_us(&self) -> u64 {
+        self.now
+    }
+
+    fn mount_early(&mut self) -> Result<(), KernelError> {
+        self.verb("mount_early")
+    }
+
+    fn emit(&mut self, report: &StageReport) {
+        self.now += 1;
+        self.reports.push(report.clone());
+    }
+
+    fn cmdline(&mut self) -> Result<String, KernelError> {
+        self.verb("cmdline").map(|()| self.cmdline.clone())
+    }
+
+    fn guest_config(&mut self) -> Result<GuestConfig, KernelError> {
+        self.verb("guest_config").map(|()| self.config.clone())
+    }
+
+    fn load_module(&mut self, file: &str) -> Result<(), KernelError> {
+        self.verb("load_module")?;
+        self.alive.modules.push(file.to_owned());
+        Ok(())
+    }
+
+    fn find_link(&mut self, wanted: &WantedLink) -> Result<Link, KernelError> {
+        self.wanted = Some(wanted.clone());
+        self.verb("find_link")?;
+        Ok(Link { index: 2, name: "eth0".into(), mac: Some(MacAddr([6, 0, 192, 168, 100, 8])), flags: 0 })
+    }
+
+    fn set_link_up(&mut self, _: &Link) -> Result<(), KernelError> {
+        // The link is up even if its carrier is missing, which is what this verb's failure means.
+        self.alive.link_up = true;
+        self.verb("set_link_up")
+    }
+
+    fn set_address(&mut self, _: &Link, addr: Ipv4Addr, prefix: u8) -> Result<(), KernelError> {
+        self.verb("set_address")?;
+        self.alive.address = Some((addr, prefix));
+        Ok(())
+    }
+
+    fn set_default_route(&mut self, _: &Link, gateway: Ipv4Addr) -> Result<(), KernelError> {
+        self.verb("set_default_route")?;
+        self.alive.gateway = Some(gateway);
+        Ok(())
+    }
+
+    fn probe_gateway(&mut self, _: &Link, _: Ipv4Addr, _: Ipv4Addr) -> Result<MacAddr, KernelError> {
+        self.verb("probe_gateway").map(|()| MacAddr([2, 0, 0, 0, 0, 1]))
+    }
+
+    fn mount_root(&mut self, _: &str, _: RootFs) -> Result<(), KernelError> {
+        self.verb("mount_root")?;
+        self.alive.root = true;
+        Ok(())
+    }
+
+    fn write_identity(&mut self, identity: &Identity) -> Result<(), KernelError> {
+        self.verb("write_identity")?;
+        self.alive.identity = Some(identity.clone());
+        Ok(())
+    }
+
+    fn install_programs(&mut self) -> Result<(), KernelError> {
+        self.verb("install_programs")?;
+        self.alive.programs = true;
+        Ok(())
+    }
+
+    fn switch_root(&mut self) -> Result<(), KernelError> {
+        self.verb("switch_root")?;
+        self.alive.switched = true;
+        Ok(())
+    }
+}

@@ -1,1 +1,144 @@
+//! The boot order as a table: every verb failing gives the right stage and errno, and what does not need it still happens.
 
+use super::*;
+use crate::fake::FakeKernel;
+use airlock_protocol::StageReport;
+use airlock_protocol::guest_config::{Handover, RootFs};
+use nix::errno::Errno;
+
+const CMDLINE: &str =
+    "quiet ip=192.168.100.8::192.168.100.1:255.255.255.0:vm-8:eth0:off airlock.vm=v8 airlock.mac=06:00:c0:a8:64:08";
+
+fn config() -> GuestConfig {
+    GuestConfig {
+        build_id: "b1".into(),
+        kernel_release: "6.1".into(),
+        modules: vec!["virtio.ko".into(), "virtio_net.ko".into()],
+        root_fs: RootFs::Erofs,
+        handover: Handover::Supervise,
+        services: vec![Service { name: "xvnc".into(), command: vec!["/usr/bin/Xvnc".into()], ..agent_service() }],
+        display: None,
+    }
+}
+
+fn booted(fails: Option<(&'static str, Errno)>) -> (FakeKernel, Booted) {
+    let mut kernel = FakeKernel::new(CMDLINE, config());
+    kernel.fails = fails;
+    let booted = boot(&mut kernel);
+    (kernel, booted)
+}
+
+fn stages(reports: &[StageReport]) -> Vec<(Stage, bool)> {
+    reports.iter().map(|report| (report.stage, report.ok)).collect()
+}
+
+const INIT_STAGES: [Stage; 10] = [
+    Stage::InitStarted,
+    Stage::ConfigRead,
+    Stage::ModulesLoaded,
+    Stage::LinkFound,
+    Stage::LinkUp,
+    Stage::AddressSet,
+    Stage::RouteSet,
+    Stage::GatewayReachable,
+    Stage::RootMounted,
+    Stage::HandedOver,
+];
+
+#[test]
+fn a_good_boot_reports_every_stage_in_order() {
+    let (kernel, booted) = booted(None);
+    assert_eq!(stages(&kernel.reports), INIT_STAGES.map(|stage| (stage, true)).to_vec());
+    assert!(kernel.reports.windows(2).all(|pair| pair[0].seq + 1 == pair[1].seq && pair[0].t_us <= pair[1].t_us));
+    assert_eq!(kernel.alive.modules, ["virtio.ko", "virtio_net.ko"]);
+    assert_eq!(kernel.alive.address, Some(("192.168.100.8".parse().unwrap(), 24)));
+    assert_eq!(kernel.alive.identity.as_ref().map(|id| id.hostname.as_str()), Some("vm-8"));
+    assert!(kernel.alive.switched && booted.root);
+    let roster = roster_of(&booted);
+    assert_eq!(roster.due(0).len(), 2);
+}
+
+/// verb, stages that fail, stages that are not reported at all, whether the root is `/` in the end
+#[test]
+fn each_failing_verb_is_reported_and_costs_only_what_needs_it() {
+    use Stage::*;
+    let network = [LinkFound, LinkUp, AddressSet, RouteSet, GatewayReachable];
+    let table: &[(&str, Errno, &[Stage], &[Stage], bool)] = &[
+        ("mount_early", Errno::EPERM, &[InitStarted], &[], true),
+        ("cmdline", Errno::EIO, &[ConfigRead, HandedOver], &[&network[..], &[RootMounted]].concat(), false),
+        ("guest_config", Errno::ENOENT, &[ConfigRead, HandedOver], &[ModulesLoaded, RootMounted], false),
+        ("load_module", Errno::ENOEXEC, &[ModulesLoaded, ModulesLoaded], &[], true),
+        ("find_link", Errno::ENODEV, &[LinkFound], &[LinkUp, AddressSet, RouteSet, GatewayReachable], true),
+        ("set_link_up", Errno::ENETDOWN, &[LinkUp], &[], true),
+        ("set_address", Errno::EPERM, &[AddressSet], &[], true),
+        ("set_default_route", Errno::ENETUNREACH, &[RouteSet], &[], true),
+        ("probe_gateway", Errno::EHOSTUNREACH, &[GatewayReachable], &[], true),
+        ("mount_root", Errno::ENODEV, &[RootMounted, HandedOver], &[], false),
+        ("write_identity", Errno::EROFS, &[RootMounted], &[], true),
+        ("install_programs", Errno::ENOENT, &[HandedOver], &[], false),
+        ("switch_root", Errno::EINVAL, &[HandedOver], &[], false),
+    ];
+    for (verb, errno, failing, missing, root) in table {
+        let (kernel, booted) = booted(Some((verb, *errno)));
+        let failed: Vec<&StageReport> = kernel.reports.iter().filter(|report| !report.ok).collect();
+        assert_eq!(failed.iter().map(|report| report.stage).collect::<Vec<_>>(), *failing, "{verb}");
+        assert_eq!(failed[0].errno, Some(format!("{errno:?}")), "{verb}");
+        assert!(failed[0].detail.as_ref().is_some_and(|detail| detail.contains(verb)), "{verb}: {:?}", failed[0]);
+        let reached: Vec<Stage> = kernel.reports.iter().filter(|report| report.ok).map(|report| report.stage).collect();
+        let expected: Vec<Stage> =
+            INIT_STAGES.into_iter().filter(|stage| !failing.contains(stage) && !missing.contains(stage)).collect();
+        assert_eq!(reached, expected, "{verb}");
+        assert_eq!(booted.root, *root, "{verb}");
+        // Whatever failed, the agent is started; the image's services only if their root is there.
+        assert_eq!(roster_of(&booted).due(0).len(), if *root { 2 } else { 1 }, "{verb}");
+        assert!(kernel.alive.programs || *verb == "install_programs", "{verb}");
+    }
+}
+
+#[test]
+fn a_bad_command_line_names_its_cause() {
+    for (cmdline, cause) in [
+        ("quiet", "cmdline_ip_missing"),
+        ("ip=10.0.0.300", "cmdline_ip_malformed"),
+        ("ip=10.0.0.2 airlock.mac=06", "cmdline_ip_malformed"),
+    ] {
+        let mut kernel = FakeKernel::new(cmdline, config());
+        boot(&mut kernel);
+        let report = kernel.reports.iter().find(|report| report.stage == Stage::ConfigRead).unwrap();
+        assert!(!report.ok && report.detail.as_ref().unwrap().starts_with(cause), "{report:?}");
+        // The modules are loaded all the same: the control channel needs them.
+        assert_eq!(kernel.alive.modules.len(), 2);
+    }
+}
+
+#[test]
+fn the_link_is_looked_for_by_mac_then_name_then_alone() {
+    for (cmdline, wanted) in [
+        (CMDLINE, WantedLink::Mac("06:00:c0:a8:64:08".parse().unwrap())),
+        ("ip=10.0.0.2::10.0.0.1::vm:ens3:off", WantedLink::Name("ens3".into())),
+        ("ip=10.0.0.2", WantedLink::Only),
+    ] {
+        let mut kernel = FakeKernel::new(cmdline, config());
+        boot(&mut kernel);
+        assert_eq!(kernel.wanted, Some(wanted), "{cmdline}");
+    }
+}
+
+#[test]
+fn without_netmask_and_gateway_the_kernel_s_defaults_hold() {
+    for (addr, prefix) in [("10.0.0.2", 8), ("172.16.0.2", 16), ("192.168.0.2", 24)] {
+        let mut kernel = FakeKernel::new(&format!("ip={addr}"), config());
+        boot(&mut kernel);
+        assert_eq!(kernel.alive.address, Some((addr.parse().unwrap(), prefix)));
+        assert_eq!(kernel.alive.gateway, None);
+        assert!(stages(&kernel.reports).contains(&(Stage::GatewayReachable, true)));
+    }
+}
+
+#[test]
+fn an_address_that_a_server_would_give_is_refused_and_the_rest_goes_on() {
+    let mut kernel = FakeKernel::new("ip=dhcp", config());
+    let booted = boot(&mut kernel);
+    assert!(stages(&kernel.reports).contains(&(Stage::AddressSet, false)));
+    assert!(booted.root);
+}
