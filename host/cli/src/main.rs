@@ -1,3 +1,51 @@
-//! The airlock binary: daemon, client and local tools.
+//! The airlock binary: daemon, client and local tools. One file per subcommand; errors are printed once, here.
 
-fn main() {}
+mod args;
+mod client;
+mod config;
+mod credentials;
+mod daemon;
+mod demo_idp;
+mod doctor;
+mod failure;
+mod follow;
+mod image;
+mod login;
+mod net;
+mod output;
+mod progress;
+mod serve;
+mod session;
+mod token;
+mod up;
+mod vm;
+
+use std::process::ExitCode;
+
+use args::{Cli, Command};
+use clap::Parser;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    output::init_log(&cli.command);
+    let global = cli.global;
+    let json = global.json;
+    let outcome = match cli.command {
+        Command::Up(args) => up::run(&global, args).await,
+        Command::Serve(args) => serve::run(&global, args).await,
+        Command::Doctor => doctor::run(&global).await,
+        Command::Login(args) => login::run(&global, args).await,
+        Command::Session(command) => session::run(&global, command).await,
+        Command::Vm(command) => vm::run(&global, command).await,
+        Command::Image(command) => image::run(&global, command).await,
+        Command::Credentials(command) => credentials::run(&global, command).await,
+        Command::Token(command) => token::run(&global, command).await,
+        Command::Net(command) => net::run(&global, command).await,
+        Command::DemoIdp(args) => demo_idp::run(args).await,
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => output::print_failure(&failure, json),
+    }
+}

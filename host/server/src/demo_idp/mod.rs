@@ -80,6 +80,15 @@ pub fn router(account: Account) -> Router {
         .with_state(Arc::new(Idp { account, grants: Mutex::new(Grants::default()) }))
 }
 
+/// Serves alone until `shutdown` completes.
+pub async fn serve_until(
+    account: Account,
+    listener: tokio::net::TcpListener,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    axum::serve(listener, router(account)).with_graceful_shutdown(shutdown).await
+}
+
 async fn show_form(query: Result<Query<AuthorizeParams>, QueryRejection>) -> Response {
     let Ok(Query(params)) = query else { return refused(Refused::Page("the query cannot be read")) };
     match AuthorizeRequest::validate(&params) {

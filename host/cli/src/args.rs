@@ -1,0 +1,109 @@
+//! The command line. Each subcommand's own arguments stand in its file.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{credentials, demo_idp, image, login, net, serve, session, token, up, vm};
+
+/// Sign-ins inside disposable machines.
+#[derive(Debug, Parser)]
+#[command(name = "airlock", version, propagate_version = true, max_term_width = 120)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every subcommand takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Address of the daemon, for its clients
+    #[arg(long, global = true, env = "AIRLOCK_SERVER", default_value = "http://127.0.0.1:4000", value_name = "URL")]
+    pub server: String,
+    /// State directory [default: /var/lib/airlock]
+    #[arg(long, global = true, env = "AIRLOCK_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Configuration file (TOML); flags override it
+    #[arg(long, global = true, env = "AIRLOCK_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON object as the last line
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Everything at once: check the host, build missing images, serve, start a demo sign-in
+    Up(up::UpArgs),
+    /// Run the daemon
+    Serve(serve::ServeArgs),
+    /// Say what this host can and cannot do; exit 1 if a start would fail
+    Doctor,
+    /// Start a sign-in, show its boot, print the viewer link, wait for the outcome
+    Login(login::LoginArgs),
+    /// Sign-ins
+    #[command(subcommand)]
+    Session(session::SessionCommand),
+    /// Machines
+    #[command(subcommand)]
+    Vm(vm::VmCommand),
+    /// Golden images (local, needs no daemon)
+    #[command(subcommand)]
+    Image(image::ImageCommand),
+    /// Captured credentials
+    #[command(subcommand)]
+    Credentials(credentials::CredentialsCommand),
+    /// API tokens
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// The private network
+    #[command(subcommand)]
+    Net(net::NetCommand),
+    /// Run the demo identity provider alone
+    DemoIdp(demo_idp::DemoIdpArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn reads_the_documented_commands() {
+        for line in [
+            "airlock up --no-demo",
+            "airlock serve --config F --state-dir D --listen 127.0.0.1:4000 --check-config",
+            "airlock doctor --json",
+            "airlock login demo --user u --open --json",
+            "airlock session ls --user u",
+            "airlock session cancel 1",
+            "airlock vm console 1 -f",
+            "airlock vm destroy 1 2",
+            "airlock image build base browser",
+            "airlock image verify base",
+            "airlock credentials export u demo --to D",
+            "airlock token create ci --scope sessions:write --scope credentials:read",
+            "airlock net exec -- curl -s http://192.168.100.8:8080/health",
+            "airlock demo-idp --listen 127.0.0.1:4080",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+        for line in [
+            "airlock",
+            "airlock login",
+            "airlock login demo",
+            "airlock net exec",
+            "airlock serve --nope",
+            "airlock token create x",
+        ] {
+            assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `airlock doctor`: what this host can and cannot do. Exit 1 if a start would fail.
+
+use std::process::ExitCode;
+
+use airlock_effects::doctor::{Fact, examine};
+use airlock_image::Registry;
+use serde_json::json;
+
+use crate::args::Global;
+use crate::config;
+use crate::failure::{FAILED, Outcome};
+use crate::output::{json_line, line, printable};
+
+/// Images that the shipped providers boot from.
+pub const IMAGES: [&str; 2] = ["base", "browser"];
+
+pub async fn run(global: &Global) -> Outcome {
+    let config = config::load(global, None)?;
+    let facts = examine(&config.state_dir, &config.network).await;
+    let missing = missing_images(&config.state_dir);
+    let ok = facts.iter().all(is_fine) && missing.is_empty();
+    if global.json {
+        json_line(&json!({"ok": ok, "facts": facts, "missingImages": missing}));
+    } else {
+        facts.iter().for_each(print);
+        for name in &missing {
+            line(format!("FAIL   image         {name} is not built"));
+            line(format!("       remedy: airlock image build {name}, or airlock up"));
+        }
+    }
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// Whether a start does not fail because of it.
+pub fn is_fine(fact: &Fact) -> bool {
+    fact.ok || !fact.required
+}
+
+/// One fact: `ok`, `warn` (a start works without it) or `FAIL`.
+pub fn print(fact: &Fact) {
+    let mark = match (fact.ok, fact.required) {
+        (true, _) => "ok",
+        (false, false) => "warn",
+        (false, true) => "FAIL",
+    };
+    line(format!("{mark:<6} {:<13} {}", fact.name, printable(&fact.detail)));
+    if let Some(remedy) = &fact.remedy {
+        line(format!("       remedy: {}", printable(remedy)));
+    }
+}
+
+/// Shipped images that cannot be used as they are.
+fn missing_images(state_dir: &std::path::Path) -> Vec<&'static str> {
+    // A state directory that does not exist yet has no images, and asking must not make it.
+    if !state_dir.join("images").is_dir() {
+        return IMAGES.to_vec();
+    }
+    let registry = Registry::open(state_dir).ok();
+    IMAGES.into_iter().filter(|name| !registry.as_ref().is_some_and(|registry| registry.find(name).is_ok())).collect()
+}

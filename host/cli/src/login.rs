@@ -1,0 +1,162 @@
+//! `airlock login`: one sign-in from start to outcome. Ctrl-C cancels it.
+
+use std::process::{Command, ExitCode, Stdio};
+
+use airlock_api::session::{SessionView, StageView, StartRequest, StartResponse};
+use clap::Args;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::args::Global;
+use crate::client::Client;
+use crate::failure::{FAILED, Failure, Outcome};
+use crate::follow::{Event, follow};
+use crate::output::{json_line, line};
+use crate::progress::{Progress, next_stage, stage_line};
+
+#[derive(Debug, Args)]
+pub struct LoginArgs {
+    /// Provider, see GET /api/providers
+    pub provider: String,
+    /// Whose sign-in it is
+    #[arg(long, value_name = "ID")]
+    pub user: String,
+    /// Open the viewer in this machine's browser
+    #[arg(long)]
+    pub open: bool,
+}
+
+pub async fn run(global: &Global, args: LoginArgs) -> Outcome {
+    let client = Client::open(global)?;
+    let started = start(&client, &args.user, &args.provider).await?;
+    if global.json {
+        json_line(&json!({"event": "started", "sessionId": started.session_id, "novncURL": started.novnc_url,
+                          "browserIP": started.browser_ip}));
+    } else {
+        line(format!("session {}   address {}", started.session_id, started.browser_ip));
+    }
+    if args.open {
+        // The page shows the boot as well, so it need not wait.
+        open_browser(&started.novnc_url);
+    }
+    let mut shown = Shown::new(&started, global.json);
+    let session = tokio::select! {
+        session = follow(&client, &started.session_id, |event| shown.event(event)) => session?,
+        _ = tokio::signal::ctrl_c() => {
+            shown.line("cancelling");
+            client.post(&format!("/api/auth/session/{}/cancel", started.session_id), &json!({})).await?
+        }
+    };
+    let stages = std::mem::take(&mut shown.stages);
+    drop(shown);
+    if session.state == "completed" || !global.json {
+        outcome(&session)?;
+    }
+    if global.json {
+        json_line(&json!({"session": session, "timeline": {"stages": stages}}));
+    }
+    Ok(if session.state == "completed" { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// Starts a sign-in; repeated on the way, it is still one.
+pub async fn start(client: &Client, user: &str, provider: &str) -> Outcome<StartResponse> {
+    let body = StartRequest { user_id: user.to_owned(), provider: provider.to_owned() };
+    client.post_once("/api/auth/start", &body, &Uuid::new_v4().to_string()).await
+}
+
+/// A final state as result: everything but `completed` is a failure with its cause.
+pub fn outcome(session: &SessionView) -> Outcome<()> {
+    if session.state == "completed" {
+        return Ok(());
+    }
+    let mut failure = match &session.error {
+        Some(detail) => Box::new(Failure { exit: FAILED, detail: detail.clone(), chain: Vec::new() }),
+        None => {
+            let code = format!("session_{}", session.state);
+            let message = format!("session {} is {}", session.session_id, session.state);
+            Failure::new(FAILED, &code, message, "start another sign-in")
+        }
+    };
+    failure.detail.stage = failure.detail.stage.or(session.stage);
+    Err(failure)
+}
+
+/// What the person at the terminal sees of a session.
+pub struct Shown {
+    progress: Option<Progress>,
+    link: String,
+    link_shown: bool,
+    state: String,
+    stages: Vec<StageView>,
+}
+
+impl Shown {
+    pub fn new(started: &StartResponse, json: bool) -> Self {
+        Self {
+            progress: (!json).then(|| Progress::new("waiting for the machine")),
+            link: started.novnc_url.clone(),
+            link_shown: false,
+            state: String::new(),
+            stages: Vec::new(),
+        }
+    }
+
+    /// The link was printed already.
+    pub fn link_is_known(&mut self) {
+        self.link_shown = true;
+    }
+
+    pub fn event(&mut self, event: &Event) {
+        match event {
+            Event::Stage(stage) => {
+                self.stages.push(stage.clone());
+                match &self.progress {
+                    Some(progress) => {
+                        progress.line(&stage_line(stage));
+                        progress.waiting(&next_stage(stage.stage));
+                    }
+                    None => json_line(&json!({"event": "stage", "stage": stage})),
+                }
+            }
+            Event::State(session) => self.state(session),
+        }
+    }
+
+    fn state(&mut self, session: &SessionView) {
+        if self.state == session.state {
+            return;
+        }
+        self.state.clone_from(&session.state);
+        let Some(progress) = &self.progress else {
+            return json_line(&json!({"event": "state", "session": session}));
+        };
+        match session.state.as_str() {
+            "awaiting_user" => {
+                progress.line("");
+                if !self.link_shown {
+                    progress.line(&format!("open the viewer (the link works once): {}", self.link));
+                    self.link_shown = true;
+                }
+                progress.waiting(&format!("waiting for {} to sign in", session.user_id));
+            }
+            "capturing" => progress.waiting("sealing the credential"),
+            "completed" => progress.line("completed: the credential is sealed in the vault"),
+            _ => {}
+        }
+    }
+
+    fn line(&self, text: &str) {
+        if let Some(progress) = &self.progress {
+            progress.line(text);
+        }
+    }
+}
+
+/// Hands the link to the desktop. Where there is none, the printed link is enough.
+fn open_browser(link: &str) {
+    let opened =
+        Command::new("xdg-open").arg(link).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    if let Err(error) = opened {
+        tracing::warn!(%error, "xdg-open did not start; open the printed link yourself");
+    }
+}

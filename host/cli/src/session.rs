@@ -1,0 +1,113 @@
+//! `airlock session`: sign-ins of this daemon.
+
+use std::process::ExitCode;
+
+use airlock_api::session::{SessionList, SessionView, Timeline};
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::args::Global;
+use crate::client::{Client, segment};
+use crate::failure::Outcome;
+use crate::follow::{Event, follow};
+use crate::login::outcome;
+use crate::output::{facts, json_line, line, result, table};
+use crate::progress::stage_line;
+
+#[derive(Debug, Subcommand)]
+pub enum SessionCommand {
+    /// List sessions, newest first
+    Ls {
+        /// Of this user only
+        #[arg(long, value_name = "ID")]
+        user: Option<String>,
+    },
+    /// Show a session with its timeline
+    Show { id: String },
+    /// Follow a session until it is over; exit 1 unless it completes
+    Watch { id: String },
+    /// End a session; returns when its machine is gone
+    Cancel { id: String },
+}
+
+pub async fn run(global: &Global, command: SessionCommand) -> Outcome {
+    let client = Client::open(global)?;
+    let path = |id: &str| format!("/api/auth/session/{}", segment(id));
+    Ok(match command {
+        SessionCommand::Ls { user } => {
+            let user = user.map_or_else(String::new, |user| format!("/{}", segment(&user)));
+            let list: SessionList = client.get(&format!("/api/auth/sessions{user}")).await?;
+            result(global.json, &list, || {
+                table(&["id", "user", "provider", "state", "stage", "address", "created"], rows(&list))
+            })
+        }
+        SessionCommand::Show { id } => {
+            let session: SessionView = client.get(&path(&id)).await?;
+            let timeline: Timeline = client.get(&format!("{}/timeline", path(&id))).await?;
+            let both = json!({"session": session, "timeline": timeline});
+            result(global.json, &both, || {
+                show(&session);
+                timeline.stages.iter().for_each(|stage| line(stage_line(stage)));
+            })
+        }
+        SessionCommand::Watch { id } => {
+            let session = follow(&client, &segment(&id), |event| match event {
+                Event::Stage(stage) if global.json => json_line(&json!({"event": "stage", "stage": stage})),
+                Event::Stage(stage) => line(stage_line(stage)),
+                Event::State(session) if global.json => json_line(&json!({"event": "state", "session": session})),
+                Event::State(session) => line(format!("state {}", session.state)),
+            })
+            .await?;
+            if global.json {
+                json_line(&json!({"session": session}));
+                ExitCode::from(u8::from(session.state != "completed"))
+            } else {
+                outcome(&session)?;
+                ExitCode::SUCCESS
+            }
+        }
+        SessionCommand::Cancel { id } => {
+            let session: SessionView = client.post(&format!("{}/cancel", path(&id)), &json!({})).await?;
+            result(global.json, &json!({"session": session}), || {
+                line(format!("session {} is {}", session.session_id, session.state))
+            })
+        }
+    })
+}
+
+fn rows(list: &SessionList) -> Vec<Vec<String>> {
+    let row = |session: &SessionView| {
+        vec![
+            session.session_id.clone(),
+            session.user_id.clone(),
+            session.provider.clone(),
+            session
+                .cause
+                .as_ref()
+                .map_or_else(|| session.state.clone(), |cause| format!("{} ({cause})", session.state)),
+            session.stage.map(|stage| stage.to_string()).unwrap_or_default(),
+            session.browser_ip.to_string(),
+            session.created_at.clone(),
+        ]
+    };
+    list.sessions.iter().map(row).collect()
+}
+
+fn show(session: &SessionView) {
+    facts(&[
+        ("session", Some(session.session_id.clone())),
+        ("user", Some(session.user_id.clone())),
+        ("provider", Some(session.provider.clone())),
+        ("state", Some(session.state.clone())),
+        ("stage", session.stage.map(|stage| stage.to_string())),
+        ("machine", Some(session.vm_id.clone())),
+        ("address", Some(session.browser_ip.to_string())),
+        ("created", Some(session.created_at.clone())),
+        ("deadline", Some(session.deadline.clone())),
+        ("ended", session.ended_at.clone()),
+        ("cause", session.cause.clone()),
+        ("detail", session.error.as_ref().map(|error| error.message.clone())),
+        ("evidence", session.evidence_id.clone()),
+        ("remedy", session.remedy.clone()),
+    ]);
+}
