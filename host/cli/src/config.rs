@@ -44,29 +44,41 @@ pub fn state_dir(global: &Global) -> Outcome<PathBuf> {
     Ok(load(global, None)?.state_dir)
 }
 
-/// Gives the demo account a password if the configuration has none, and tells the operator: on the terminal if there is one, else
-/// in `<state-dir>/demo.password` (0600). It never reaches a log.
-pub fn ensure_demo_password(config: &mut Config) -> Outcome<()> {
+/// A password that was chosen for this start and must be told to the operator.
+pub struct DemoPassword {
+    user: String,
+    password: String,
+    file: PathBuf,
+}
+
+/// Gives the demo account a password if the configuration has none.
+pub fn choose_demo_password(config: &mut Config) -> Outcome<Option<DemoPassword>> {
     if !config.demo_idp.enabled || config.demo_idp.password.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     let password = random_password()?;
-    let user = &config.demo_idp.user;
-    if std::io::stdout().is_terminal() {
-        output::line(format!("demo account   user {user}   password {password}"));
-    } else {
-        let path = config.state_dir.join("demo.password");
-        let written = files::create_private_dir(&config.state_dir)
-            .and_then(|()| files::write_atomic(&path, format!("{password}\n").as_bytes(), files::PRIVATE_FILE));
-        written.map_err(|error| {
+    config.demo_idp.password = Some(password.clone());
+    let file = config.state_dir.join("demo.password");
+    Ok(Some(DemoPassword { user: config.demo_idp.user.clone(), password, file }))
+}
+
+impl DemoPassword {
+    /// Tells it on the terminal if there is one, else in `<state-dir>/demo.password` (0600); never in a log. Called when the state
+    /// directory is ours: a daemon that is refused must not overwrite what another one told.
+    pub fn tell(&self) -> Outcome<()> {
+        let Self { user, password, file } = self;
+        if std::io::stdout().is_terminal() {
+            output::line(format!("demo account   user {user}   password {password}"));
+            return Ok(());
+        }
+        files::write_atomic(file, format!("{password}\n").as_bytes(), files::PRIVATE_FILE).map_err(|error| {
             let remedy = "make the state directory writable, or set demo_idp.password";
-            Failure::new(FAILED, error.cause().unwrap_or("demo_password_failed"), error.to_string(), remedy)
-                .beneath(&error)
+            let code = error.cause().unwrap_or("demo_password_failed");
+            Failure::new(FAILED, code, error.to_string(), remedy).beneath(&error)
         })?;
-        output::line(format!("demo account   user {user}   password in {}", path.display()));
+        output::line(format!("demo account   user {user}   password in {}", file.display()));
+        Ok(())
     }
-    config.demo_idp.password = Some(password);
-    Ok(())
 }
 
 /// 16 characters that are easy to type: no capitals, no look-alikes; 78 bits.

@@ -42,9 +42,12 @@ pub async fn run(global: &Global, args: UpArgs) -> Outcome {
     config.demo_idp.enabled = true;
     check_host(&config).await?;
     build_missing(&config.state_dir).await?;
-    config::ensure_demo_password(&mut config)?;
+    let demo_password = config::choose_demo_password(&mut config)?;
 
     let (engine, listener) = daemon::open(config).await?;
+    if let Some(password) = demo_password {
+        password.tell()?;
+    }
     let token_path = prepare(&engine).await?;
     let address = format!("http://{}", engine.config().listen);
     line(format!("serving on {address}   admin token in {}", token_path.display()));
