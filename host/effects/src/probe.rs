@@ -177,7 +177,7 @@ mod tests {
     #[tokio::test]
     async fn a_guest_that_cannot_boot_is_no_reason_to_use_kvm_and_leaves_nothing() {
         if device_verdict().is_some() || which_qemu().is_none() {
-            eprintln!("SKIP: needs /dev/kvm and qemu-system-x86_64");
+            println!("skipped: needs /dev/kvm and qemu-system-x86_64");
             return;
         }
         let dir = tempfile::tempdir().unwrap();

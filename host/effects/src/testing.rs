@@ -1,7 +1,7 @@
 //! What the tests of this crate share: private namespaces that are removed on every exit, error chains, honest skips.
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
@@ -40,7 +40,7 @@ impl Drop for TestNetns {
 pub fn skip_unless_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        eprintln!("SKIP {}: needs root", std::thread::current().name().unwrap_or("test"));
+        println!("skipped: {} needs root", std::thread::current().name().unwrap_or("test"));
     }
     !root
 }
@@ -48,10 +48,4 @@ pub fn skip_unless_root() -> bool {
 /// An error and its sources, outermost first.
 pub fn chain(error: &dyn Error) -> Vec<String> {
     std::iter::successors(Some(error), |e| (*e).source()).map(ToString::to_string).collect()
-}
-
-/// The uncompressed kernel or initramfs given for tests by an environment variable.
-#[allow(dead_code)]
-pub fn path_from_env(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).map(PathBuf::from).filter(|path| Path::new(path).exists())
 }

@@ -37,7 +37,7 @@ impl Bench {
             return None;
         }
         if crate::doctor::find_program("qemu-system-x86_64").is_none() {
-            eprintln!("SKIP: qemu-system-x86_64 is not installed");
+            println!("skipped: qemu-system-x86_64 is not installed");
             return None;
         }
         let guard = TestNetns::new();

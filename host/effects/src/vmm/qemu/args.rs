@@ -78,9 +78,11 @@ impl Args {
         }
         self.option("-smp", spec.vcpus.to_string());
         self.option("-m", spec.memory_mib.to_string());
-        for flag in ["-nodefaults", "-no-user-config", "-nographic", "-no-reboot"] {
+        for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
             self.0.push(flag.into());
         }
+        // Not -nographic: with it the firmware writes to the console too, and the first byte must be the kernel's.
+        self.option("-display", "none");
         self.option("-monitor", "none");
         self.option("-qmp", format!("unix:{API_SOCKET},server=on,wait=off"));
         self.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
