@@ -1,0 +1,149 @@
+//! The real router over the real engine: a state directory, a namespace and a database of their own. No guest boots here: the one
+//! image has a kernel that no VMM takes, which is all that sessions, tickets and events need.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use airlock_domain::config::{Config, DriverChoice};
+use airlock_effects::netns::Netns;
+use airlock_engine::Engine;
+use airlock_engine::records::Scope;
+use airlock_image::Manifest;
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+/// Removes the namespace also when the test failed.
+struct Namespace(String);
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Err(error) = Netns::delete(&self.0) {
+            eprintln!("namespace {} is left: {error}", self.0);
+        }
+    }
+}
+
+pub struct Api {
+    pub engine: Engine,
+    pub router: Router,
+    pub admin: String,
+    _close: watch::Sender<bool>,
+    _namespace: Namespace,
+    _state: tempfile::TempDir,
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    pub fn code(&self) -> String {
+        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// Why these tests cannot run here, printed; `None` if they can.
+pub fn skipped() -> Option<&'static str> {
+    let name = format!("airlock-api-probe-{}", std::process::id());
+    if Netns::create(&name).is_ok() {
+        let _ = Netns::delete(&name);
+        return None;
+    }
+    let reason = "no network namespace can be made here (run as root)";
+    println!("skipped: {reason}");
+    Some(reason)
+}
+
+impl Api {
+    pub async fn open() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("airlock-api-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let namespace = Namespace(name.clone());
+        let state = tempfile::tempdir().unwrap();
+        publish_unbootable_image(state.path());
+        let mut config =
+            Config { state_dir: state.path().to_owned(), driver: DriverChoice::QemuTcg, ..Config::default() };
+        config.network.namespace = name;
+        let engine = Engine::open(config).await.unwrap();
+        let (close, closing) = watch::channel(false);
+        let router = airlock_server::router(engine.clone(), closing);
+        let (_, admin) = engine.create_token("test", &[Scope::Admin]).await.unwrap();
+        Self { engine, router, admin, _close: close, _namespace: namespace, _state: state }
+    }
+
+    pub async fn token(&self, scope: Scope) -> String {
+        self.engine.create_token("scoped", &[scope]).await.unwrap().1
+    }
+
+    pub async fn send(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+        let mut request = Request::builder().method(method).uri(uri).header(header::HOST, "127.0.0.1:4000");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let text = String::from_utf8(to_bytes(body, 1 << 22).await.unwrap().to_vec()).unwrap();
+        Answer { status: parts.status, headers: parts.headers, text }
+    }
+
+    pub async fn get(&self, uri: &str, headers: &[(&str, &str)]) -> Answer {
+        self.send(Method::GET, uri, headers, "").await
+    }
+
+    /// With the admin token.
+    pub async fn as_admin(&self, method: Method, uri: &str, body: &str) -> Answer {
+        let bearer = format!("Bearer {}", self.admin);
+        self.send(method, uri, &[("authorization", &bearer), ("content-type", "application/json")], body).await
+    }
+
+    /// Starts a session of the provider `shell`: its id and the path of its viewer link.
+    pub async fn start(&self, user: &str) -> (String, String) {
+        let body = format!("{{\"userId\":{user:?},\"provider\":\"shell\"}}");
+        let answer = self.as_admin(Method::POST, "/api/auth/start", &body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        let answer = answer.json();
+        let link = answer["novncURL"].as_str().unwrap().strip_prefix("http://127.0.0.1:4000").unwrap();
+        (answer["sessionId"].as_str().unwrap().to_owned(), link.to_owned())
+    }
+}
+
+/// An image that is whole by its manifest, with a kernel that is none.
+fn publish_unbootable_image(state_dir: &Path) {
+    let facts = |name: &str, content: &str| serde_json::json!({"name": name, "sha256": hex(content.as_bytes()), "size": content.len()});
+    let files = [("vmlinuz", "no kernel"), ("initramfs", "no initramfs"), ("rootfs.erofs", "no root")];
+    let manifest: Manifest = serde_json::from_value(serde_json::json!({
+        "format": 1, "name": "base", "recipe_digest": "0", "build_id": "0", "epoch": 0, "suite": "none", "memory_mib": 64, "vcpus": 1,
+        "network_owner": "airlock", "readiness": ["reachable"], "root_fs": "erofs", "modules": [],
+        "kernel": {"package": "none", "release": "0", "config": {}},
+        "files": {"kernel": facts("vmlinuz", files[0].1), "initramfs": facts("initramfs", files[1].1), "rootfs": facts("rootfs.erofs", files[2].1)},
+        "services": [], "packages": {},
+    }))
+    .unwrap();
+    let text = toml::to_string(&manifest).unwrap();
+    let reference = format!("base@sha256:{}", hex(text.as_bytes()));
+    let dir = state_dir.join("images").join(&reference);
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join("manifest.toml"), text).unwrap();
+    for (name, content) in files {
+        fs::write(dir.join(name), content).unwrap();
+    }
+    fs::write(state_dir.join("images/base.current"), reference).unwrap();
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
