@@ -15,7 +15,10 @@ use crate::vmm::qemu::{Accel, QemuDriver};
 use crate::vmm::{VmmDriver, chain};
 
 /// Programs that building a golden image needs, each with its Debian package.
-const BUILD_TOOLS: [(&str, &str); 2] = [("mmdebstrap", "mmdebstrap"), ("mkfs.erofs", "erofs-utils")];
+const BUILD_TOOLS: [(&str, &str); 3] =
+    [("mmdebstrap", "mmdebstrap"), ("mkfs.erofs", "erofs-utils"), ("depmod", "kmod")];
+/// Where administrators' programs are; an ordinary user's `PATH` lacks them.
+const SBIN: [&str; 2] = ["/usr/sbin", "/sbin"];
 /// Free disk below this makes a start fail sooner or later (console, evidence, database), in MiB.
 const DISK_MIB: u64 = 2 * 1024;
 /// Memory that one browser VM needs with its VMM, in MiB.
@@ -207,10 +210,11 @@ pub fn memory() -> Fact {
     }
 }
 
-/// The path of an executable program, by `PATH`.
+/// The path of an executable program, by `PATH` and the directories of administrators' programs.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let runs = |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(name)).find(runs)
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(SBIN.map(PathBuf::from)).map(|dir| dir.join(name)).find(runs)
 }
 
 #[cfg(test)]
