@@ -5,6 +5,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -37,6 +38,8 @@ pub struct LinuxKernel {
     console: Option<File>,
     timeline: Option<File>,
     netlink: Option<Rtnetlink>,
+    /// Kept until the services run, see [`arp::open`].
+    arp: Option<OwnedFd>,
     root_mounted: bool,
 }
 
@@ -134,12 +137,12 @@ impl Kernel for LinuxKernel {
     }
 
     fn probe_gateway(&mut self, link: &Link, addr: Ipv4Addr, gateway: Ipv4Addr) -> Result<MacAddr, KernelError> {
-        let dev = || link.name.clone();
+        let failed = |source| KernelError::Arp { dev: link.name.clone(), gateway, source };
         let mac = link.mac.unwrap_or(MacAddr([0; 6]));
         let question = arp::Question { index: link.index, mac, addr, target: gateway };
-        arp::probe(question, ARP_ATTEMPTS, ARP_PAUSE)
-            .map_err(|source| KernelError::Arp { dev: dev(), gateway, source })?
-            .ok_or_else(|| KernelError::GatewaySilent { dev: dev(), gateway, asked: ARP_ATTEMPTS })
+        let socket = self.arp.insert(arp::open(link.index).map_err(failed)?);
+        let owner = arp::probe(socket, question, ARP_ATTEMPTS, ARP_PAUSE).map_err(failed)?;
+        owner.ok_or_else(|| KernelError::GatewaySilent { dev: link.name.clone(), gateway, asked: ARP_ATTEMPTS })
     }
 
     fn mount_root(&mut self, device: &str, fs: RootFs) -> Result<(), KernelError> {

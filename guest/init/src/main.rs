@@ -8,11 +8,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use airlock_init::{boot, linux::LinuxKernel, plan::Roster, supervise};
 
 fn main() {
-    let roster = catch_unwind(AssertUnwindSafe(|| {
+    let booted = catch_unwind(AssertUnwindSafe(|| {
         let mut kernel = LinuxKernel::new();
-        boot::roster_of(&boot::boot(&mut kernel))
+        let mut roster = boot::roster_of(&boot::boot(&mut kernel));
+        // The first services are started before the boot's descriptors are closed, since closing takes the kernel a while.
+        supervise::start_due(&mut roster, 0);
+        roster
     }));
-    let mut roster = roster.unwrap_or_else(|_| Roster::new(vec![boot::agent_service()]));
+    let mut roster = booted.unwrap_or_else(|_| Roster::new(vec![boot::agent_service()]));
     loop {
         // The supervisor returns only by powering off; after a panic inside it, it takes over its own children again.
         if catch_unwind(AssertUnwindSafe(|| supervise::run(&mut roster))).is_err() {

@@ -88,7 +88,8 @@ fn wait(
     Woken { signals, orders, sockets }
 }
 
-fn start_due(roster: &mut Roster, now: u64) {
+/// Starts every service that is due at `now`, in milliseconds since the supervisor's start.
+pub fn start_due(roster: &mut Roster, now: u64) {
     for index in roster.due(now) {
         let Some(service) = roster.service(index) else { continue };
         match spawn::start(service) {

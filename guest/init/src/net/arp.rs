@@ -32,15 +32,14 @@ pub struct Question {
 }
 
 /// Asks up to `attempts` times, each time waiting `pause` for the answer. `None`: nobody answered.
-pub fn probe(question: Question, attempts: u32, pause: Duration) -> Result<Option<MacAddr>, Errno> {
-    let socket = open(question.index)?;
+pub fn probe(socket: &OwnedFd, question: Question, attempts: u32, pause: Duration) -> Result<Option<MacAddr>, Errno> {
     let request = encode(REQUEST, question.mac, question.addr, MacAddr([0; 6]), question.target);
     for _ in 0..attempts {
-        send_broadcast(&socket, question.index, &request)?;
+        send_broadcast(socket, question.index, &request)?;
         let deadline = Instant::now() + pause;
         while readable_before(socket.as_fd(), deadline)? {
             let mut message = [0; MESSAGE];
-            match nix::unistd::read(&socket, &mut message) {
+            match nix::unistd::read(socket, &mut message) {
                 Ok(MESSAGE) => {}
                 Ok(_) | Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(errno),
@@ -74,10 +73,13 @@ fn encode(operation: u16, mac: MacAddr, addr: Ipv4Addr, target_mac: MacAddr, tar
 }
 
 /// A packet socket that sees only ARP on one interface. SOCK_DGRAM: the kernel writes the Ethernet header.
-fn open(index: i32) -> Result<OwnedFd, Errno> {
-    let protocol = libc::c_int::from(ETHERTYPE_ARP.to_be());
+///
+/// Closing it makes the kernel wait for every CPU (`synchronize_net` in packet_release), tens of milliseconds under
+/// emulation: the caller closes it when nothing waits any more. For the same reason it gets its protocol only by bind(2):
+/// given to socket(2), the kernel would hook it to all interfaces first and wait to unhook it.
+pub fn open(index: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: socket(2) takes no pointers.
-    let fd = Errno::result(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, protocol) })?;
+    let fd = Errno::result(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
     // SAFETY: the descriptor was just returned by socket(2) and nobody else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let addr = link_address(index, [0; 8], 0);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
-use super::arp::{Question, probe};
+use super::arp::{self, Question, probe};
 use super::rtnetlink::Rtnetlink;
 use crate::kernel::{KernelError, Link, WantedLink, chain};
 use airlock_protocol::MacAddr;
@@ -226,7 +226,7 @@ fn ask(link: &Link, target: &str) -> Option<MacAddr> {
         addr: "10.9.0.2".parse().unwrap(),
         target: target.parse().unwrap(),
     };
-    probe(question, 3, Duration::from_millis(100)).unwrap()
+    probe(&arp::open(link.index).unwrap(), question, 3, Duration::from_millis(100)).unwrap()
 }
 
 #[test]
@@ -252,6 +252,7 @@ fn arp_on_a_link_that_is_down_says_so() {
             addr: [10, 9, 0, 2].into(),
             target: [10, 9, 0, 1].into(),
         };
-        assert_eq!(probe(question, 1, Duration::from_millis(10)), Err(Errno::ENETDOWN));
+        let socket = arp::open(link.index).unwrap();
+        assert_eq!(probe(&socket, question, 1, Duration::from_millis(10)), Err(Errno::ENETDOWN));
     });
 }
