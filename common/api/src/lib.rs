@@ -3,10 +3,10 @@
 //! A request refuses unknown fields, so a misspelt option is an error and not a surprise. A response may grow: readers ignore
 //! what they do not know.
 //!
-//! * [`session`]: a sign-in, its state and its timeline
-//! * [`vm`]: machines
+//! * [`session`] (a sign-in, its state and its timeline)
+//! * [`vm`] (machines)
 //! * [`credential`], [`token`], [`catalog`] (images and providers), [`health`]
-//! * [`error`]: the one error body
+//! * [`error`] (the one error body)
 
 pub mod catalog;
 pub mod credential;

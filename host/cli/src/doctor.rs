@@ -56,5 +56,5 @@ fn missing_images(state_dir: &std::path::Path) -> Vec<&'static str> {
         return IMAGES.to_vec();
     }
     let registry = Registry::open(state_dir).ok();
-    IMAGES.into_iter().filter(|name| !registry.as_ref().is_some_and(|registry| registry.find(name).is_ok())).collect()
+    IMAGES.into_iter().filter(|name| registry.as_ref().is_none_or(|registry| registry.find(name).is_err())).collect()
 }

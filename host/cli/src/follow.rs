@@ -15,7 +15,7 @@ const TRIES: u32 = 6;
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    State(SessionView),
+    State(Box<SessionView>),
     Stage(StageView),
 }
 
@@ -39,7 +39,7 @@ pub async fn follow(client: &Client, id: &str, mut on_event: impl FnMut(&Event))
                                 if let Event::State(session) = event
                                     && session.is_over()
                                 {
-                                    return Ok(session);
+                                    return Ok(*session);
                                 }
                             }
                         }
@@ -70,7 +70,7 @@ pub async fn follow(client: &Client, id: &str, mut on_event: impl FnMut(&Event))
 #[derive(Default)]
 struct Seen {
     stages: Vec<(Stage, bool)>,
-    state: Option<SessionView>,
+    state: Option<Box<SessionView>>,
 }
 
 impl Seen {

@@ -139,7 +139,10 @@ pub async fn serve(
     };
     let outcome = tokio::select! {
         served = server => served.map_err(|source| ServeError::Listener { addr, source }),
-        () = drained => Ok(tracing::warn!("connections stayed open for {} s after the end was asked for", DRAIN.as_secs())),
+        () = drained => {
+            tracing::warn!("connections stayed open for {} s after the end was asked for", DRAIN.as_secs());
+            Ok(())
+        }
     };
     if let Some(demo) = demo {
         demo.abort();
