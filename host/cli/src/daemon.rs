@@ -4,7 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use airlock_domain::config::Config;
-use airlock_engine::Engine;
+use airlock_effects::files::StateLock;
+use airlock_engine::{Engine, OpenError};
 use tokio::net::TcpListener;
 
 use crate::failure::{FAILED, Failure, Outcome, REFUSED, USAGE};
@@ -24,8 +25,10 @@ pub async fn bind(addr: SocketAddr) -> Outcome<TcpListener> {
     })
 }
 
-/// Binds and opens everything, in the order in which a refusal costs least: port, then state directory and network.
+/// Binds and opens everything, in the order in which a refusal costs least: state directory, port, network.
 pub async fn open(mut config: Config) -> Outcome<(Engine, TcpListener)> {
+    // Only asked, so that a second daemon hears of the first and not of its port; the engine takes the lock to keep it.
+    drop(StateLock::take(&config.state_dir).map_err(OpenError::StateDir)?);
     let listener = bind(config.listen).await?;
     // Port 0 asks for a free one; links and clients need the one that was given.
     config.listen = listener.local_addr().unwrap_or(config.listen);

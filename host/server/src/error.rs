@@ -42,9 +42,9 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message, remedy)
     }
 
-    /// A value that parses but is refused.
+    /// A value that is refused.
     pub fn bad_input(code: &str, message: impl Into<String>, remedy: &str) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message, remedy)
+        Self::new(StatusCode::BAD_REQUEST, code, message, remedy)
     }
 
     /// Our own fault; the log has the rest.
@@ -79,7 +79,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 impl From<airlock_engine::Error> for ApiError {
     fn from(error: airlock_engine::Error) -> Self {
         let status = match error.kind() {
-            ErrorKind::BadInput => StatusCode::UNPROCESSABLE_ENTITY,
+            ErrorKind::BadInput => StatusCode::BAD_REQUEST,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Refused => StatusCode::CONFLICT,
             ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
