@@ -1,5 +1,7 @@
 //! The display watcher against a real X server: windows of a client of this test, in a frame as window managers make one.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,6 +1,8 @@
 //! Whole logins in this process: a real pseudo terminal, real files, the real demo tool, against a small authorization
 //! server of the test. The person's part (follow the URL, be redirected) is played by the test.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};

@@ -58,12 +58,13 @@ fn a_good_boot_reports_every_stage_in_order() {
     assert_eq!(roster.due(0).len(), 2);
 }
 
-/// verb, stages that fail, stages that are not reported at all, whether the root is `/` in the end
+/// verb, errno, stages that fail, stages that are not reported at all, whether the root is `/` in the end
 #[test]
 fn each_failing_verb_is_reported_and_costs_only_what_needs_it() {
     use Stage::*;
     let network = [LinkFound, LinkUp, AddressSet, RouteSet, GatewayReachable];
-    let table: &[(&str, Errno, &[Stage], &[Stage], bool)] = &[
+    type Row<'a> = (&'a str, Errno, &'a [Stage], &'a [Stage], bool);
+    let table: &[Row<'_>] = &[
         ("mount_early", Errno::EPERM, &[InitStarted], &[], true),
         ("cmdline", Errno::EIO, &[ConfigRead, HandedOver], &[&network[..], &[RootMounted]].concat(), false),
         ("guest_config", Errno::ENOENT, &[ConfigRead, HandedOver], &[ModulesLoaded, RootMounted], false),

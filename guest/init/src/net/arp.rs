@@ -2,6 +2,8 @@
 //!
 //! It proves that frames travel both ways before anything else may fail with a less telling error.
 
+#![expect(clippy::cast_possible_truncation, reason = "libc types small kernel constants and sizes as c_int and usize")]
+
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};

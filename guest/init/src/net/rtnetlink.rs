@@ -161,18 +161,12 @@ fn pick(links: &BTreeMap<i32, Link>, wanted: &WantedLink) -> Option<Link> {
 fn open_socket() -> Result<OwnedFd, Errno> {
     let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     // Without these two options errors come without the kernel's words; everything else works the same.
+    #[expect(clippy::cast_possible_truncation, reason = "the size of an int fits a socklen_t")]
+    const LEN: libc::socklen_t = size_of::<libc::c_int>() as libc::socklen_t;
     for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
         let on: libc::c_int = 1;
         // SAFETY: the pointer and length describe `on`, which lives through the call; the descriptor is open.
-        unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_NETLINK,
-                option,
-                (&raw const on).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const on).cast(), LEN) };
     }
     let link_events = libc::RTMGRP_LINK as u32;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, link_events))?;

@@ -2,6 +2,8 @@
 //!
 //! Formats: netlink(7), rtnetlink(7), `include/uapi/linux/rtnetlink.h`. All integers are in host byte order.
 
+#![expect(clippy::cast_possible_truncation, reason = "libc types the kernel's 8 and 16 bit constants as c_int")]
+
 use std::net::Ipv4Addr;
 
 use airlock_protocol::MacAddr;
@@ -150,7 +152,9 @@ fn answer(kind: u16, flags: u16, seq: u32, body: &[u8]) -> Answer {
     match kind {
         libc::RTM_NEWLINK => link(body).map_or(Answer::Other, Answer::Link),
         libc::RTM_DELLINK => i32_at(body, 4).map_or(Answer::Other, Answer::LinkGone),
-        k if k == libc::NLMSG_DONE as u16 => Answer::Ended { seq, errno: -i32_at(body, 0).unwrap_or(0), note: None },
+        k if k == libc::NLMSG_DONE as u16 => {
+            Answer::Ended { seq, errno: i32_at(body, 0).unwrap_or(0).wrapping_neg(), note: None }
+        }
         k if k == libc::NLMSG_ERROR as u16 => {
             // struct nlmsgerr: the error, the header of the request (all of it without NETLINK_CAP_ACK), then attributes.
             const NLM_F_CAPPED: u16 = 0x100;
@@ -159,7 +163,7 @@ fn answer(kind: u16, flags: u16, seq: u32, body: &[u8]) -> Answer {
             let note = attrs(tail)
                 .find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)
                 .map(|(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned());
-            Answer::Ended { seq, errno: -i32_at(body, 0).unwrap_or(0), note }
+            Answer::Ended { seq, errno: i32_at(body, 0).unwrap_or(0).wrapping_neg(), note }
         }
         _ => Answer::Other,
     }
