@@ -78,3 +78,44 @@ impl Default for SocketWait {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::readable_before;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_socket_counts_when_it_accepts_and_not_when_it_only_exists() {
+        let dir = std::env::temp_dir().join(format!("airlock-wait-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let paths = vec![dir.join("later/X1").display().to_string()];
+        let mut wait = SocketWait::new();
+        assert_eq!(wait.ready(&paths, 0), Vec::<String>::new());
+        assert_eq!(wait.retry_at(), None, "nothing to ask again while it does not exist");
+
+        // Its directory appears, then a socket that nobody listens on (the rest of a server that died).
+        std::fs::create_dir(dir.join("later")).unwrap();
+        let woken =
+            |wait: &SocketWait| readable_before(wait.fd().unwrap(), Instant::now() + Duration::from_secs(10)).unwrap();
+        assert!(woken(&wait));
+        wait.woken();
+        assert_eq!(wait.ready(&paths, 10), Vec::<String>::new());
+        drop(UnixListener::bind(&paths[0]).unwrap());
+        assert!(woken(&wait));
+        wait.woken();
+        assert_eq!(wait.ready(&paths, 20), Vec::<String>::new());
+        assert_eq!(wait.retry_at(), Some(20 + FIRST_PAUSE_MS));
+        assert_eq!(wait.ready(&paths, 30), Vec::<String>::new());
+        assert_eq!(wait.retry_at(), Some(30 + 2 * FIRST_PAUSE_MS));
+
+        std::fs::remove_file(&paths[0]).unwrap();
+        let listener = UnixListener::bind(&paths[0]).unwrap();
+        let ready = wait.ready(&paths, 40);
+        assert!(UnixStream::connect(&paths[0]).is_ok());
+        drop(listener);
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!((ready, wait.retry_at()), (paths, None));
+    }
+}
