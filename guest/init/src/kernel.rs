@@ -26,9 +26,9 @@ pub trait Kernel {
     fn guest_config(&mut self) -> Result<GuestConfig, KernelError>;
     /// Loads one module of the initramfs; a module that is loaded already is no error.
     fn load_module(&mut self, file: &str) -> Result<(), KernelError>;
-    /// Waits, within its bound, for the interface.
+    /// Sets `lo` up and waits, within its bound, for the interface.
     fn find_link(&mut self, wanted: &WantedLink) -> Result<Link, KernelError>;
-    /// Sets the interface and `lo` up and waits, within its bound, for a carrier.
+    /// Sets the interface up and waits, within its bound, for a carrier.
     fn set_link_up(&mut self, link: &Link) -> Result<(), KernelError>;
     /// Puts the address on the interface; the equal address being there already is no error.
     fn set_address(&mut self, link: &Link, addr: Ipv4Addr, prefix: u8) -> Result<(), KernelError>;

@@ -24,8 +24,10 @@ use crate::net::arp;
 use crate::net::rtnetlink::Rtnetlink;
 use crate::root;
 
-/// How long the interface may take to appear.
-const LINK_WITHIN: Duration = Duration::from_secs(5);
+/// How long the interface may take to appear. Drivers probe while their module is loaded, so it is nearly always there.
+const LINK_WITHIN: Duration = Duration::from_secs(2);
+/// Index of `lo`, the first interface of every network namespace.
+const LOOPBACK: i32 = 1;
 /// How long the carrier may take.
 const CARRIER_WITHIN: Duration = Duration::from_secs(2);
 /// ARP requests to the gateway, and the pause after each.
@@ -52,7 +54,12 @@ impl LinuxKernel {
     fn netlink(&mut self) -> Result<&mut Rtnetlink, KernelError> {
         let netlink = match self.netlink.take() {
             Some(netlink) => netlink,
-            None => Rtnetlink::open()?,
+            None => {
+                // Programs in the guest talk over loopback whether or not our interface is found.
+                let mut netlink = Rtnetlink::open()?;
+                netlink.set_up(LOOPBACK, "lo")?;
+                netlink
+            }
         };
         Ok(self.netlink.insert(netlink))
     }
@@ -123,7 +130,6 @@ impl Kernel for LinuxKernel {
 
     fn set_link_up(&mut self, link: &Link) -> Result<(), KernelError> {
         let netlink = self.netlink()?;
-        netlink.set_up(1, "lo")?;
         netlink.set_up(link.index, &link.name)?;
         netlink.wait_carrier(link, CARRIER_WITHIN)
     }

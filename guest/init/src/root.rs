@@ -30,7 +30,7 @@ use crate::net::readable_before;
 pub const NEW_ROOT: &str = "/newroot";
 const BACKING: &str = "/airlock/root";
 /// How long the root device may take to appear.
-const DEVICE_WITHIN: Duration = Duration::from_secs(5);
+const DEVICE_WITHIN: Duration = Duration::from_secs(2);
 /// Other names of the agent, which is several small programs in one (see guest/agent).
 const AGENT_NAMES: [&str; 3] = ["airlock-open", "xdg-open", "airlock-demo-tool"];
 
