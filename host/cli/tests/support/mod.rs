@@ -117,14 +117,16 @@ impl Installation {
             .collect()
     }
 
-    /// Processes whose command line names this state directory, other than the daemon itself.
+    /// Processes that work in a VM's directory of this installation, or name one in their command line.
     pub fn vmms(&self) -> Vec<i32> {
-        let needle = self.state.path().join("vms").to_str().unwrap().to_owned();
+        let vms = self.vms_dir();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            if fs::read(entry.path().join("cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&needle))
-            {
+            let works_there = fs::read_link(entry.path().join("cwd")).is_ok_and(|dir| dir.starts_with(&vms));
+            let names_it = fs::read(entry.path().join("cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(vms.to_str().unwrap()));
+            if works_there || names_it {
                 found.push(pid);
             }
         }
