@@ -183,6 +183,16 @@ user_pref("dom.webnotifications.enabled", false);
 user_pref("permissions.default.desktop-notification", 2);
 user_pref("permissions.default.geo", 2);
 
+// Certificates and keys live in memory: no database to create, nothing on a disk.
+user_pref("security.nocertdb", true);
+
+// No add-ons but the built-in ones, and of those the ones a sign-in has no use for are off.
+user_pref("extensions.enabledScopes", 0);
+user_pref("extensions.startupScanScopes", 0);
+user_pref("extensions.screenshots.disabled", true);
+user_pref("sidebar.revamp", false);
+user_pref("sidebar.verticalTabs", false);
+
 // Nothing moves.
 user_pref("toolkit.cosmeticAnimations.enabled", false);
 user_pref("ui.prefersReducedMotion", 1);
@@ -209,6 +219,8 @@ user_pref("extensions.webextensions.remote", false);
 user_pref("media.rdd-process.enabled", false);
 user_pref("media.utility-process.enabled", false);
 user_pref("network.process.enabled", false);
+user_pref("browser.opaqueResponseBlocking.javascriptValidator", false);
+user_pref("dom.ipc.forkserver.enable", false);
 user_pref("browser.tabs.unloadOnLowMemory", false);
 user_pref("widget.non-native-theme.enabled", true);
 user_pref("widget.gtk.overlay-scrollbars.enabled", false);

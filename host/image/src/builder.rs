@@ -54,7 +54,7 @@ pub fn build(
     if !uid.is_root() {
         return Err(ImageError::NotRoot { uid: uid.as_raw() });
     }
-    for program in ["mmdebstrap", "mkfs.erofs", "depmod", "setpriv", "unshare", "chroot"] {
+    for program in ["mmdebstrap", "mkfs.erofs", "depmod", "setpriv", "unshare", "mount", "chroot"] {
         tool::find(program)?;
     }
     let plan = BuildPlan::new(loaded)?;

@@ -11,7 +11,7 @@ use crate::recipe::LoadedRecipe;
 use crate::tool::ToolRun;
 
 /// Changes whenever the builder would make something else of the same recipe.
-const BUILDER_VERSION: u32 = 1;
+const BUILDER_VERSION: u32 = 2;
 
 /// What documentation costs is not worth its bytes in a machine that lives for minutes.
 const LEFT_OUT: &[&str] = &[
@@ -113,9 +113,27 @@ pub(crate) fn write_erofs(loaded: &LoadedRecipe, uuid: &str, image: &str, root: 
     ToolRun::new("mkfs.erofs", ["--quiet", &epoch, &format!("-U{uuid}"), image, root])
 }
 
+/// What a command of a recipe finds around it: processes, the harmless devices, empty directories for what does not last.
+/// The mounts are in the tool's own namespace and go with it.
+const ENTER_ROOT: &str = r#"
+root=$1; shift
+mount -t proc proc "$root/proc"
+mount -t tmpfs -o mode=0755 dev "$root/dev"
+for node in null zero full random urandom; do
+  : > "$root/dev/$node"
+  mount --bind "/dev/$node" "$root/dev/$node"
+done
+ln -s /proc/self/fd "$root/dev/fd"
+mkdir -m 1777 "$root/dev/shm"
+mount -t tmpfs -o mode=1777 tmp "$root/tmp"
+mount -t tmpfs -o mode=0755 run "$root/run"
+exec chroot "$root" "$@"
+"#;
+
 /// Runs one command of the recipe in the root.
 pub(crate) fn run_in_root(loaded: &LoadedRecipe, command: &[String], root: &str) -> ToolRun {
-    let mut run = ToolRun::new("chroot", std::iter::once(root.to_owned()).chain(command.iter().cloned()));
+    let enter = ["-euc", ENTER_ROOT, "sh", root].map(str::to_owned);
+    let mut run = ToolRun::new("sh", enter.into_iter().chain(command.iter().cloned()));
     run.env = vec![("SOURCE_DATE_EPOCH".to_owned(), loaded.recipe.epoch.to_string())];
     run
 }

@@ -21,6 +21,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("depmod", "kmod"),
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
+    ("sh", "dash"),
+    ("mount", "mount"),
     ("chroot", "coreutils"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),

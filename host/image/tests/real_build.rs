@@ -64,6 +64,12 @@ fn real_base_is_built_reused_verified_and_its_damage_named() {
     assert_eq!(again.digest, image.digest);
     assert!([BuildStage::Kernel, BuildStage::Packages, BuildStage::RootImage].iter().all(|stage| reused[stage]));
 
+    // A build from nothing, elsewhere, comes to the same root: same packages, same bytes.
+    let elsewhere = State { path: state.path.join("elsewhere"), _temporary: None };
+    let (copy, _) = build_quietly(&recipe, &elsewhere, false);
+    assert_eq!(copy.digest, image.digest);
+    fs::remove_dir_all(&elsewhere.path).unwrap();
+
     // Nothing unfinished is left.
     for dir in ["images", "cache"] {
         for entry in fs::read_dir(state.path.join(dir)).unwrap() {
