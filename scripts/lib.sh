@@ -9,21 +9,23 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 since() { echo $((SECONDS - $1)); }
 
 # Namespaces, TAPs and packages need root; compilers do not. Whoever calls through sudo keeps the ownership of target/.
-if [ "$(id -u)" -eq 0 ]; then
-  as_root() { "$@"; }
-  if [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ] && [ "$(stat -c %U "$ROOT")" = "$SUDO_USER" ]; then
-    BUILDER=$SUDO_USER
-    as_builder() { sudo --user "$BUILDER" --set-home --preserve-env=CI,TERM,CARGO_TERM_COLOR,RUSTUP_TOOLCHAIN,AIRLOCK_TEST_STATE,E2E_ARTIFACTS env PATH="$PATH" "$@"; }
-  else
-    BUILDER=root
-    as_builder() { "$@"; }
-  fi
-else
+ROOT_PREFIX=() BUILDER_PREFIX=()
+if [ "$(id -u)" -ne 0 ]; then
   command -v sudo >/dev/null || die "run this as root, or install sudo: network namespaces and packages need it"
   BUILDER=$(id -un)
-  as_root() { sudo --preserve-env=CI,TERM "$@"; }
-  as_builder() { "$@"; }
+  ROOT_PREFIX=(sudo --preserve-env=CI,TERM)
+elif [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ] && [ "$(stat -c %U "$ROOT")" = "$SUDO_USER" ]; then
+  BUILDER=$SUDO_USER
+  BUILDER_PREFIX=(
+    sudo --user "$BUILDER" --set-home
+    --preserve-env=CI,TERM,CARGO_TERM_COLOR,RUSTUP_TOOLCHAIN,AIRLOCK_TEST_STATE,E2E_ARTIFACTS
+  )
+else
+  BUILDER=root
 fi
+as_root() { "${ROOT_PREFIX[@]}" "$@"; }
+# sudo has a PATH of its own: the builder's is handed over.
+as_builder() { if [ ${#BUILDER_PREFIX[@]} -gt 0 ]; then "${BUILDER_PREFIX[@]}" env PATH="$PATH" "$@"; else "$@"; fi; }
 BUILDER_HOME=$(getent passwd "$BUILDER" | cut -d: -f6)
 [ "$BUILDER" = root ] && BUILDER_HOME=${HOME:-$BUILDER_HOME}
 PATH="$BUILDER_HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
@@ -119,4 +121,15 @@ need_npm() {
   say "fetching what $1/package-lock.json names"
   as_builder npm --prefix "$1" ci --no-audit --no-fund --loglevel=error
   as_builder cp "$1/package-lock.json" "$mark"
+}
+
+# airlock_pid PID_FILE: the process that scripts/up noted there, if it still runs.
+airlock_pid() {
+  local pid
+  pid=$(as_root cat "$1" 2>/dev/null) && [ -n "$pid" ] || return 1
+  # A pid is reused some day; only a process that runs our program is ours.
+  case $(as_root readlink "/proc/$pid/exe" 2>/dev/null) in
+    */airlock | */"airlock (deleted)") echo "$pid" ;;
+    *) return 1 ;;
+  esac
 }
