@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result<()> {
     for number in 1..=args.runs {
         if let Some(daemon) = &daemon {
             let boot = daemon.boot().with_context(|| format!("boot {number} of ours"))?;
-            println!("ours {number}: {:.0} ms", boot.reachable_ms);
+            println!("ours {number}: {} ms", boot.reachable_ms);
             flags = boot.flags.clone();
             ours_boots.push(boot);
         }
@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
     let copied =
         image.as_ref().map(|image| copy::measure(&image.root)).transpose().context("measure the reference's copy")?;
 
-    let ours_times: Vec<u64> = ours_boots.iter().map(|boot| whole_ms(boot.reachable_ms)).collect();
+    let ours_times: Vec<u64> = ours_boots.iter().map(|boot| boot.reachable_ms).collect();
     let (ours_ms, reference_ms) = (median(&ours_times), median(&reference_times));
     let report = Report {
         ours_ms,
@@ -108,15 +108,6 @@ fn print(report: &Report, flags: &SharedFlags, ours_boots: &[ours::Boot]) {
         report.ratio.map_or("not measured".into(), |ratio| format!("{ratio:.2}")),
         report.bytes_copied.map_or("not measured".into(), |bytes| bytes.to_string()),
     );
-}
-
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a duration in milliseconds, never negative"
-)]
-fn whole_ms(ms: f64) -> u64 {
-    ms.round() as u64
 }
 
 fn shown(ms: Option<u64>) -> String {
