@@ -55,9 +55,9 @@ pub async fn run(global: &Global, args: UpArgs) -> Outcome {
         Failure::new(FAILED, "token_missing", format!("read the token {}", token_path.display()), "").because(&error)
     })?;
     let demo = (!args.no_demo).then(|| {
-        let address = address.clone();
+        let (address, state_dir) = (address.clone(), engine.config().state_dir.clone());
         tokio::spawn(async move {
-            if let Err(failure) = demo_sign_in(&address, token.trim().to_owned()).await {
+            if let Err(failure) = demo_sign_in(&address, token.trim().to_owned(), &state_dir).await {
                 print_failure(&failure, false);
                 line("the daemon goes on; press Ctrl-C to end it");
             }
@@ -100,7 +100,7 @@ async fn build_missing(state_dir: &Path) -> Outcome<()> {
     .await
 }
 
-async fn demo_sign_in(address: &str, token: String) -> Outcome<()> {
+async fn demo_sign_in(address: &str, token: String, state_dir: &Path) -> Outcome<()> {
     let client = Client::new(address, token)?;
     let started = login::start(&client, DEMO_USER, DEMO_PROVIDER).await?;
     line(format!("demo sign-in {}   address {}", started.session_id, started.browser_ip));
@@ -110,7 +110,8 @@ async fn demo_sign_in(address: &str, token: String) -> Outcome<()> {
     let session = follow(&client, &started.session_id, |event| shown.event(event)).await?;
     drop(shown);
     login::outcome(&session)?;
-    line(format!("see it with: airlock credentials ls {DEMO_USER} --server {address}"));
+    let state_dir = state_dir.display();
+    line(format!("see it with: airlock credentials ls {DEMO_USER} --server {address} --state-dir {state_dir}"));
     line("the daemon goes on; press Ctrl-C to end it");
     Ok(())
 }
