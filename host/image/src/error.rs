@@ -247,8 +247,7 @@ impl ImageError {
             Self::ImageFileMissing { image, .. }
             | Self::ImageCorrupt { image, .. }
             | Self::ManifestMalformed { image, .. } => {
-                let name = image.split('@').next().unwrap_or(image);
-                format!("airlock image rm {image}, then airlock image build {name}")
+                format!("airlock image build {}, which replaces it", image.split('@').next().unwrap_or(image))
             }
             Self::ToolFailed { .. } => "read the build log; check the network to the package mirror".to_owned(),
             Self::Io { .. } | Self::Encode(_) | Self::EncodeManifest(_) | Self::Initramfs(_) => {

@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 
 use crate::digest;
 use crate::error::ImageError;
+use crate::guest_programs::BUILD_ID;
 use crate::manifest::{FORMAT, Manifest};
+use crate::recipe::LoadedRecipe;
 use crate::state_dir::UNFINISHED;
 
 /// File name of the manifest in an image.
@@ -44,6 +46,11 @@ impl GoldenImage {
     /// `name@sha256:digest`.
     pub fn reference(&self) -> String {
         format!("{}@sha256:{}", self.name, self.digest)
+    }
+
+    /// Whether a build of `loaded` by this program would make the same image, newer packages aside.
+    pub fn is_up_to_date(&self, loaded: &LoadedRecipe) -> Result<bool, ImageError> {
+        Ok(self.manifest.build_id == BUILD_ID && self.manifest.recipe_digest == loaded.digest()?)
     }
 
     /// The kernel (bzImage).
@@ -78,7 +85,7 @@ impl Registry {
         self.images.join(format!("{name}.current"))
     }
 
-    /// Every image that can be read, by reference. A damaged one is left out; [`Registry::find`] says what is wrong.
+    /// Every image whose manifest can be read, by reference; [`Registry::references`] has the others too.
     pub fn list(&self) -> Result<Vec<GoldenImage>, ImageError> {
         Ok(self.references()?.iter().filter_map(|reference| self.read(reference).ok()).collect())
     }
@@ -169,7 +176,8 @@ impl Registry {
         Some(fs::read_to_string(self.current_file(name)).ok()?.trim().to_owned())
     }
 
-    fn references(&self) -> Result<Vec<String>, ImageError> {
+    /// `name@sha256:digest` of everything published, damaged or not; [`Registry::find`] says what is wrong with one.
+    pub fn references(&self) -> Result<Vec<String>, ImageError> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.images).map_err(ImageError::io("list", &self.images))? {
             let entry = entry.map_err(ImageError::io("list", &self.images))?;

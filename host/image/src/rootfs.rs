@@ -59,6 +59,7 @@ impl RootfsEntry {
         let root = scratch.join("root");
         let root_text = root.to_string_lossy().into_owned();
         reporter.stage(BuildStage::Packages, |reporter| {
+            reporter.line(&format!("working in {}", scratch.path().display()));
             let run = plan::install_packages(loaded, &root_text, &scratch.path().to_string_lossy());
             run.run(reporter).map_err(|err| package_unknown(loaded, err))?;
             Ok(((), false))

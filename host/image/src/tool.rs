@@ -80,6 +80,10 @@ impl ToolRun {
         if status.success() {
             return Ok(());
         }
+        if tail.iter().any(|line: &String| line.contains("No space left on device")) {
+            let source = std::io::Error::from_raw_os_error(nix::errno::Errno::ENOSPC as i32);
+            return Err(ImageError::DiskFull { action: "write what was asked for by", path: program, source });
+        }
         Err(ImageError::ToolFailed { tool: self.tool.clone(), status, tail: tail.into() })
     }
 

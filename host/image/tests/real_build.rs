@@ -7,7 +7,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use airlock_image::{BuildEvent, BuildOptions, BuildStage, GoldenImage, ImageError, LoadedRecipe, Registry, build};
 
@@ -108,4 +111,49 @@ fn real_package_that_does_not_exist_is_named_in_apts_words() {
     assert_eq!(err.code(), "package_unknown", "{err}");
     assert!(err.to_string().contains("E: Unable to locate package no-such-package-here"), "{err}");
     assert!(Registry::open(&dir.path().join("state")).unwrap().list().unwrap().is_empty());
+}
+
+/// `kill -9` while packages are being installed: no process and no mount outlives it, nothing is published, and the next
+/// build in the same state directory starts afresh.
+#[test]
+fn real_build_that_is_killed_leaves_nothing_that_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State { path: dir.path().to_owned(), _temporary: None };
+    // Examples are built with the tests, beside their directory.
+    let builder = std::env::current_exe().unwrap().parent().unwrap().with_file_name("examples/build_image");
+    let mut child = Command::new(builder).arg("base").arg(&state.path).stdout(Stdio::piped()).spawn().unwrap();
+    let mut scratch = PathBuf::new();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap) {
+        if let Some(path) = line.trim().strip_prefix("working in ") {
+            scratch = path.into();
+        }
+        if line.contains("installing essential packages") {
+            break;
+        }
+    }
+    assert!(!processes_naming(&scratch).is_empty(), "the test sees the processes that it is about");
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !processes_naming(&scratch).is_empty() {
+        assert!(Instant::now() < deadline, "still there: {:?}", processes_naming(&scratch));
+        std::thread::yield_now();
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(&*scratch.to_string_lossy()), "{mounts}");
+    let registry = Registry::open(&state.path).unwrap();
+    assert!(registry.list().unwrap().is_empty());
+    assert_eq!(registry.find("base").unwrap_err().code(), "image_missing");
+
+    let (image, _) = build_quietly("base", &state, false);
+    registry.verify(&image).unwrap();
+    assert!(!scratch.exists());
+}
+
+/// Processes with `path` in their arguments.
+fn processes_naming(path: &Path) -> Vec<String> {
+    let command = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("cmdline")).ok();
+    let all = fs::read_dir("/proc").unwrap().flatten().filter_map(command);
+    all.filter(|command| command.contains(&*path.to_string_lossy())).collect()
 }
