@@ -222,7 +222,7 @@ fn place(from: &Path, to: &Path) -> Result<(), ImageError> {
     if fs::hard_link(from, to).is_ok() {
         return Ok(());
     }
-    fs::copy(from, to).map(|_| ()).map_err(ImageError::io("copy", from))
+    fs::copy(from, to).map(|_| ()).map_err(ImageError::io("copy into", to))
 }
 
 /// A directory that is removed unless it was published under another name.

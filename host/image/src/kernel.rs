@@ -175,7 +175,7 @@ fn decompress(module: &Path, reporter: &mut Reporter<'_>) -> Result<PathBuf, Ima
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), ImageError> {
-    fs::copy(from, to).map(|_| ()).map_err(ImageError::io("copy", from))
+    fs::copy(from, to).map(|_| ()).map_err(ImageError::io("copy into", to))
 }
 
 #[cfg(test)]

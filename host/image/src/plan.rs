@@ -104,13 +104,16 @@ fn debootstrap(
         ("TMPDIR".to_owned(), temporary.to_owned()),
     ];
     run.network = true;
+    run.writes = target.into();
     run
 }
 
 /// Writes the root directory as an uncompressed erofs: under emulation decompression costs more than it saves.
 pub(crate) fn write_erofs(loaded: &LoadedRecipe, uuid: &str, image: &str, root: &str) -> ToolRun {
     let epoch = format!("-T{}", loaded.recipe.epoch);
-    ToolRun::new("mkfs.erofs", ["--quiet", &epoch, &format!("-U{uuid}"), image, root])
+    let mut run = ToolRun::new("mkfs.erofs", ["--quiet", &epoch, &format!("-U{uuid}"), image, root]);
+    run.writes = image.into();
+    run
 }
 
 /// What a command of a recipe finds around it: processes, the harmless devices, empty directories for what does not last.
@@ -135,6 +138,7 @@ pub(crate) fn run_in_root(loaded: &LoadedRecipe, command: &[String], root: &str)
     let enter = ["-euc", ENTER_ROOT, "sh", root].map(str::to_owned);
     let mut run = ToolRun::new("sh", enter.into_iter().chain(command.iter().cloned()));
     run.env = vec![("SOURCE_DATE_EPOCH".to_owned(), loaded.recipe.epoch.to_string())];
+    run.writes = root.into();
     run
 }
 

@@ -40,17 +40,15 @@ pub(crate) struct ToolRun {
     pub(crate) env: Vec<(String, String)>,
     /// Whether the program gets a network.
     pub(crate) network: bool,
+    /// Where it writes: the file system to name when that is full.
+    pub(crate) writes: PathBuf,
 }
 
 impl ToolRun {
     /// A run of `tool` without a network.
     pub(crate) fn new(tool: &str, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self {
-            tool: tool.to_owned(),
-            args: args.into_iter().map(Into::into).collect(),
-            env: Vec::new(),
-            network: false,
-        }
+        let args = args.into_iter().map(Into::into).collect();
+        Self { tool: tool.to_owned(), args, env: Vec::new(), network: false, writes: PathBuf::from("/") }
     }
 
     /// Runs it to its end; the output is all lines of stdout and stderr in order.
@@ -82,7 +80,7 @@ impl ToolRun {
         }
         if tail.iter().any(|line: &String| line.contains("No space left on device")) {
             let source = std::io::Error::from_raw_os_error(nix::errno::Errno::ENOSPC as i32);
-            return Err(ImageError::DiskFull { action: "write what was asked for by", path: program, source });
+            return Err(ImageError::DiskFull { action: "write", path: self.writes.clone(), source });
         }
         Err(ImageError::ToolFailed { tool: self.tool.clone(), status, tail: tail.into() })
     }
