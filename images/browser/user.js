@@ -220,7 +220,6 @@ user_pref("media.rdd-process.enabled", false);
 user_pref("media.utility-process.enabled", false);
 user_pref("network.process.enabled", false);
 user_pref("browser.opaqueResponseBlocking.javascriptValidator", false);
-user_pref("dom.ipc.forkserver.enable", false);
 user_pref("browser.tabs.unloadOnLowMemory", false);
 user_pref("widget.non-native-theme.enabled", true);
 user_pref("widget.gtk.overlay-scrollbars.enabled", false);
