@@ -27,6 +27,8 @@ struct State {
     pages: Vec<(u64, TcpStream)>,
     next_id: u64,
     waiting_for: Option<String>,
+    /// Where the last page was sent: a browser that was closed and started again goes there too.
+    sent_to: Option<Sensitive>,
 }
 
 impl StartPage {
@@ -43,9 +45,10 @@ impl StartPage {
         });
     }
 
-    /// Names the tool on the page.
+    /// Names the tool on the page, for a login that begins.
     pub fn wait_for_tool(&self, name: &str) {
         let mut state = lock(&self.state);
+        state.sent_to = None;
         state.waiting_for = Some(name.to_owned());
         let event = event("tool", name);
         state.pages.retain_mut(|(_, page)| page.write_all(event.as_bytes()).is_ok());
@@ -60,6 +63,7 @@ impl StartPage {
         // The newest page is the one the person sees. It leaves the list: it is on its way to another page now.
         while let Some((_, mut page)) = state.pages.pop() {
             if page.write_all(event.expose().as_bytes()).is_ok() {
+                state.sent_to = Some(url.clone());
                 return true;
             }
         }
@@ -95,6 +99,9 @@ impl StartPage {
         )?;
         let id = {
             let mut state = lock(&self.state);
+            if let Some(url) = &state.sent_to {
+                return stream.write_all(Sensitive::new(event("page", url.expose())).expose().as_bytes());
+            }
             let id = state.next_id;
             state.next_id += 1;
             state.pages.push((id, stream.try_clone()?));
@@ -188,6 +195,21 @@ mod tests {
         let seen = read_until(&mut stream, "idp");
         assert!(sending.join().unwrap());
         assert!(seen.contains("event: page\ndata: \"https://idp/?state=\\\"1\\\"\""), "{seen}");
+    }
+
+    #[test]
+    fn a_browser_that_comes_back_goes_where_the_last_one_went() {
+        let (page, port) = serve();
+        let mut first = connect(port, "/events", "127.0.0.1:8081");
+        read_until(&mut first, "hello");
+        assert!(page.send_to(&Sensitive::new("https://idp/"), Duration::from_secs(20)));
+        drop(first);
+        let mut second = connect(port, "/events", "127.0.0.1:8081");
+        assert!(read_until(&mut second, "idp").contains("event: page"));
+        // Another login begins anew.
+        page.wait_for_tool("other");
+        let mut third = connect(port, "/events", "127.0.0.1:8081");
+        assert!(!read_until(&mut third, "hello").contains("event: page"));
     }
 
     #[test]

@@ -9,8 +9,7 @@ use std::process::ExitCode;
 
 use airlock_domain::config::Config;
 use airlock_effects::doctor::examine;
-use airlock_image::Registry;
-use airlock_image::guest_programs::BUILD_ID;
+use airlock_image::{LoadedRecipe, Registry};
 use airlock_server::{prepare, serve, shutdown_signal};
 use clap::Args;
 
@@ -82,16 +81,15 @@ async fn check_host(config: &Config) -> Outcome<()> {
     Err(Failure::new(FAILED, "host_not_ready", message, "follow the remedies above; airlock doctor checks again"))
 }
 
-/// Builds what is not there or belongs to another build of the guest programs.
+/// Builds what is not there or was made by another recipe or other guest programs.
 async fn build_missing(state_dir: &Path) -> Outcome<()> {
     let state_dir = state_dir.to_owned();
     image::blocking(move || {
         let registry = Registry::open(&state_dir)?;
         for name in IMAGES {
+            let recipe = LoadedRecipe::load(name)?;
             match registry.find(name) {
-                Ok(image) if image.manifest.build_id == BUILD_ID => {
-                    line(format!("image {name}   {}", image.reference()))
-                }
+                Ok(image) if image.is_up_to_date(&recipe)? => line(format!("image {name}   {}", image.reference())),
                 _ => drop(image::build_one(&state_dir, name, false, false)?),
             }
         }

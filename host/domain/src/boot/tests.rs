@@ -30,7 +30,7 @@ fn boot_to(machine: &mut BootMachine, last: Stage) -> f64 {
                 machine.on(BootEvent::Reached(stage), now);
             }
             _ => {
-                let report = StageReport::reached(1, (now * 1000.0) as u64, stage);
+                let report = StageReport::reached(1, 1000 * stage as u64, stage);
                 machine.on(BootEvent::ConsoleLine(report.to_console().trim()), now);
             }
         }

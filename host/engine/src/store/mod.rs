@@ -13,7 +13,7 @@ use std::path::Path;
 
 use airlock_domain::ids::IdParseError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use sqlx::{Connection, Sqlite, SqlitePool, Transaction};
 
 pub use credentials::SealedCredential;
 pub use sessions::NewSession;
@@ -96,7 +96,11 @@ impl Store {
             .pragma("secure_delete", "on")
             .busy_timeout(std::time::Duration::from_secs(10));
         let open = |connections, synchronous| {
-            SqlitePoolOptions::new().max_connections(connections).connect_with(options.clone().synchronous(synchronous))
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                // A commit that failed on a full disk leaves its connection inside the transaction: let go of it.
+                .after_release(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
+                .connect_with(options.clone().synchronous(synchronous))
         };
         let pool = open(8, SqliteSynchronous::Normal).await.map_err(sql("open the database"))?;
         let synced = open(1, SqliteSynchronous::Full).await.map_err(sql("open the database"))?;
