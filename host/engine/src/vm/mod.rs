@@ -161,30 +161,30 @@ impl VmTask {
     /// Saves evidence of a failure, moves the session to its end, undoes every step.
     async fn finish(&mut self, end: End) {
         let vm_id = self.session.vm_id;
-        let failure = match end {
+        let mut failed = None;
+        match end {
             End::Failed(mut failure) => {
                 self.on_boot(BootEvent::Failed(failure.clone())).await.ok();
                 failure.evidence_id = self.save_evidence(&failure).await;
                 tracing::warn!(%vm_id, cause = %failure.cause, stage = ?failure.stage, detail = failure.detail, "failed");
                 self.end_session(Event::Failed, Some(&failure)).await;
-                Some(failure)
+                failed = Some(failure);
             }
             End::Cancelled => self.end_session(Event::CancelRequested, None).await,
             End::Expired => self.end_session(Event::DeadlinePassed, None).await,
-            End::Completed => None,
-        };
-        let written = self.ctx.store.set_vm_state(vm_id, VmState::Destroying, failure.as_ref(), now_ms()).await;
+            End::Completed => {}
+        }
+        let written = self.ctx.store.set_vm_state(vm_id, VmState::Destroying, failed.as_ref(), now_ms()).await;
         if let Err(error) = written {
             tracing::error!(%vm_id, error = chain(&error), "state not recorded");
         }
         steps::unwind(&self.ctx, self.driver.as_ref(), vm_id, self.handle.take()).await;
     }
 
-    async fn end_session(&mut self, event: Event, failure: Option<&Failure>) -> Option<Failure> {
+    async fn end_session(&mut self, event: Event, failure: Option<&Failure>) {
         if let Err(error) = self.move_session(event, failure).await {
             tracing::error!(session = %self.session.id, detail = error.detail, "session end not recorded");
         }
-        None
     }
 
     async fn save_evidence(&self, failure: &Failure) -> Option<String> {
@@ -192,17 +192,11 @@ impl VmTask {
         let (vm_dir, failure, timeline) = (self.ctx.vm_dir(vm_id), failure.clone(), self.boot.timeline().to_vec());
         let saved =
             tokio::task::spawn_blocking(move || evidence::save(&state_dir, vm_id, &vm_dir, &failure, &timeline));
-        match saved.await {
-            Ok(Ok(id)) => Some(id),
-            Ok(Err(error)) => {
-                tracing::error!(%vm_id, %error, "evidence not saved");
-                None
-            }
-            Err(error) => {
-                tracing::error!(%vm_id, %error, "evidence not saved");
-                None
-            }
-        }
+        saved
+            .await
+            .unwrap_or_else(|panicked| Err(panicked.into()))
+            .inspect_err(|error| tracing::error!(%vm_id, %error, "evidence not saved"))
+            .ok()
     }
 
     /// Feeds the boot machine; records and publishes its stages. A failure of the boot comes back as the error.
