@@ -3,6 +3,25 @@
 //!
 //! Formats: passwd(5), group(5). Malformed lines are skipped.
 
+/// The file of users.
+pub const PASSWD: &str = "/etc/passwd";
+/// The file of groups.
+pub const GROUP: &str = "/etc/group";
+
+/// The name is no user's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no user {name} in {PASSWD}")]
+pub struct NoSuchUser {
+    /// The name.
+    pub name: String,
+}
+
+impl From<NoSuchUser> for std::io::Error {
+    fn from(error: NoSuchUser) -> Self {
+        Self::new(std::io::ErrorKind::NotFound, error)
+    }
+}
+
 /// What running as a user takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
@@ -24,8 +43,19 @@ impl Account {
         Self { name: "root".to_owned(), uid: 0, gid: 0, groups: vec![0], home: "/root".to_owned() }
     }
 
+    /// Looks `name` up with the caller's `read`, which gives the text of a file. The superuser needs no file, and without a
+    /// group file a user has the primary group alone.
+    pub fn look_up<E: From<NoSuchUser>>(name: &str, read: impl Fn(&str) -> Result<String, E>) -> Result<Self, E> {
+        if name == "root" {
+            return Ok(Self::root());
+        }
+        let passwd = read(PASSWD)?;
+        let group = read(GROUP).unwrap_or_default();
+        Self::find(&passwd, &group, name).ok_or_else(|| NoSuchUser { name: name.to_owned() }.into())
+    }
+
     /// Looks `name` up in the texts of /etc/passwd and /etc/group.
-    pub fn find(passwd: &str, group: &str, name: &str) -> Option<Self> {
+    fn find(passwd: &str, group: &str, name: &str) -> Option<Self> {
         let fields =
             passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|f| f.first() == Some(&name))?;
         let (uid, gid) = (fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?);
@@ -49,15 +79,50 @@ impl Account {
 mod tests {
     use super::*;
 
-    const PASSWD: &str =
+    const USERS: &str =
         "root:x:0:0:root:/root:/bin/sh\nbroken\nuser:x:1000:1001::/home/user:/bin/bash\nuser2:x:bad:1:::\n";
-    const GROUP: &str = "root:x:0:\nuser:x:1001:user\nvideo:x:44:other,user\nuser2:x:7:user22\n";
+    const GROUPS: &str = "root:x:0:\nuser:x:1001:user\nvideo:x:44:other,user\nuser2:x:7:user22\n";
 
     #[test]
     fn finds_ids_and_groups() {
-        let user = Account::find(PASSWD, GROUP, "user").unwrap();
+        let user = Account::find(USERS, GROUPS, "user").unwrap();
         assert_eq!((user.uid, user.gid, user.groups, user.home.as_str()), (1000, 1001, vec![1001, 44], "/home/user"));
-        assert_eq!(Account::find(PASSWD, GROUP, "user2"), None);
-        assert_eq!(Account::find(PASSWD, GROUP, "nobody"), None);
+        assert_eq!(Account::find(USERS, GROUPS, "user2"), None);
+        assert_eq!(Account::find(USERS, GROUPS, "nobody"), None);
+    }
+
+    #[derive(Debug, PartialEq)]
+    enum Denied {
+        File(String),
+        User(NoSuchUser),
+    }
+
+    impl From<NoSuchUser> for Denied {
+        fn from(error: NoSuchUser) -> Self {
+            Self::User(error)
+        }
+    }
+
+    #[test]
+    fn looks_up_with_the_caller_s_files() {
+        let unreadable = |path: &str| Err(Denied::File(path.to_owned()));
+        assert_eq!(Account::look_up("root", unreadable), Ok(Account::root()));
+        assert_eq!(Account::look_up("user", unreadable), Err(Denied::File(PASSWD.to_owned())));
+
+        let no_groups = |path: &str| if path == PASSWD { Ok(USERS.to_owned()) } else { unreadable(path) };
+        assert_eq!(Account::look_up("user", no_groups).unwrap().groups, vec![1001]);
+        assert_eq!(Account::look_up("nobody", no_groups), Err(Denied::User(NoSuchUser { name: "nobody".to_owned() })));
+
+        let both = |path: &str| Ok::<_, Denied>(if path == PASSWD { USERS } else { GROUPS }.to_owned());
+        assert_eq!(Account::look_up("user", both).unwrap().groups, vec![1001, 44]);
+    }
+
+    #[test]
+    fn an_unknown_user_is_not_found_for_the_system_too() {
+        let error = std::io::Error::from(NoSuchUser { name: "ann".to_owned() });
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (std::io::ErrorKind::NotFound, "no user ann in /etc/passwd")
+        );
     }
 }

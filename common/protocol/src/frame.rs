@@ -1,16 +1,20 @@
 //! Frames of the control channel: `ALK1`, a big-endian 32-bit length, that many bytes of JSON.
 //!
 //! The same bytes travel on virtio-serial and on vsock. virtio-serial has no connections, so after a restart of either side
-//! the stream may start in the middle of a frame: the decoder then skips to the next magic and counts what it skipped.
+//! the stream may start in the middle of a frame, or a frame may end early and the next one follow: the decoder then skips to
+//! the next magic and counts what it skipped. It never waits for the rest of a frame behind which another one has begun.
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 /// Start of every frame.
 pub const MAGIC: [u8; 4] = *b"ALK1";
 /// The largest payload, in bytes. Credentials are a few KiB; a larger length is treated as noise.
 pub const MAX_PAYLOAD: usize = 1 << 20;
 const HEADER: usize = 8;
+/// The magic and the first byte of a length up to [`MAX_PAYLOAD`]. JSON has no zero byte, so behind a magic this can only be the
+/// start of another frame.
+const START: [u8; 5] = *b"ALK1\0";
 
 /// Why a value could not be framed.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +46,8 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, EncodeError> {
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
+    /// So many bytes behind the magic at the buffer's start were looked through for another frame.
+    searched: usize,
     skipped: u64,
 }
 
@@ -61,7 +67,7 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole message, if there is one. A frame whose JSON is not a `T` is skipped.
+    /// The next whole message, if there is one. A frame whose JSON is not a `T`, such as a message of a newer peer, is skipped.
     pub fn next_message<T: DeserializeOwned>(&mut self) -> Option<T> {
         loop {
             let start = self.buffer.windows(MAGIC.len()).position(|window| window == MAGIC);
@@ -75,21 +81,43 @@ impl Decoder {
                 self.skip(MAGIC.len());
                 continue;
             }
-            let payload = self.buffer.get(HEADER..HEADER + len)?;
+            let Some(payload) = self.buffer.get(HEADER..HEADER + len) else {
+                let next = self.next_start()?;
+                self.skip(next);
+                continue;
+            };
             match serde_json::from_slice(payload) {
                 Ok(message) => {
-                    self.buffer.drain(..HEADER + len);
+                    self.drop_front(HEADER + len);
                     return Some(message);
                 }
-                // Either a message of a newer version or a magic inside noise: look for the next magic behind this one.
+                // Whole, so a message of a newer version: its text may hold a magic, but no frame.
+                Err(_) if serde_json::from_slice::<IgnoredAny>(payload).is_ok() => self.skip(HEADER + len),
+                // A frame that was cut, or a magic inside noise: look for the next magic behind this one.
                 Err(_) => self.skip(MAGIC.len()),
             }
         }
     }
 
+    /// Where another frame begins inside the incomplete one at the buffer's start.
+    fn next_start(&mut self) -> Option<usize> {
+        let from = MAGIC.len() + self.searched;
+        let rest = self.buffer.get(from..)?;
+        let found = rest.windows(START.len()).position(|window| window == START);
+        self.searched += rest.len().saturating_sub(START.len() - 1);
+        found.map(|at| from + at)
+    }
+
     fn skip(&mut self, count: usize) {
         self.skipped += count as u64;
-        self.buffer.drain(..count);
+        self.drop_front(count);
+    }
+
+    fn drop_front(&mut self, count: usize) {
+        if count > 0 {
+            self.buffer.drain(..count);
+            self.searched = 0;
+        }
     }
 }
 
@@ -122,11 +150,54 @@ mod tests {
         }
 
         #[test]
+        fn a_frame_that_ends_early_does_not_hold_up_the_next(cut in 1usize..2000, message in "[a-z]{0,40}", size in 1usize..3000) {
+            let whole = encode(&"x".repeat(2000)).unwrap();
+            let next = encode(&message).unwrap();
+            let mut decoder = Decoder::new();
+            let mut seen = Vec::new();
+            for chunk in [&whole[..cut], &next].concat().chunks(size) {
+                decoder.push(chunk);
+                while let Some(message) = decoder.next_message::<String>() { seen.push(message); }
+            }
+            prop_assert_eq!(seen, vec![message]);
+            prop_assert_eq!(decoder.skipped(), cut as u64);
+        }
+
+        #[test]
         fn no_bytes_break_it(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
             let mut decoder = Decoder::new();
             decoder.push(&bytes);
             while decoder.next_message::<serde_json::Value>().is_some() {}
         }
+    }
+
+    #[test]
+    fn a_message_of_a_newer_peer_is_skipped_whole() {
+        use crate::message::HostMessage;
+        let newer = encode(&serde_json::json!({"type": "levitate", "how": "ALK1 and ALK1"})).unwrap();
+        let known = HostMessage::Ping { n: 3 };
+        let mut decoder = Decoder::new();
+        decoder.push(&newer);
+        assert_eq!(decoder.next_message::<HostMessage>(), None);
+        assert_eq!(decoder.skipped(), newer.len() as u64);
+        decoder.push(&[newer.clone(), encode(&known).unwrap(), newer].concat());
+        assert_eq!(decoder.next_message(), Some(known));
+        assert_eq!(decoder.next_message::<HostMessage>(), None);
+    }
+
+    #[test]
+    fn a_large_message_in_small_pieces_is_looked_through_once() {
+        let frame = encode(&"x".repeat(MAX_PAYLOAD - 2)).unwrap();
+        let mut decoder = Decoder::new();
+        let (last, rest) = frame.split_last().unwrap();
+        for chunk in rest.chunks(4096) {
+            decoder.push(chunk);
+            assert_eq!(decoder.next_message::<String>(), None);
+        }
+        // All but what may be the beginning of a start.
+        assert_eq!(decoder.searched, rest.len() - MAGIC.len() - (START.len() - 1));
+        decoder.push(&[*last]);
+        assert_eq!(decoder.next_message::<String>().map(|text| text.len()), Some(MAX_PAYLOAD - 2));
     }
 
     #[test]

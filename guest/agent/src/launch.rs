@@ -14,13 +14,7 @@ use nix::unistd::{Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execvp,
 
 /// Looks a user up in the running guest.
 pub fn account(name: &str) -> io::Result<Account> {
-    if name == "root" {
-        return Ok(Account::root());
-    }
-    let passwd = fs::read_to_string("/etc/passwd")?;
-    let group = fs::read_to_string("/etc/group").unwrap_or_default();
-    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no user {name} in /etc/passwd"));
-    Account::find(&passwd, &group, name).ok_or_else(missing)
+    Account::look_up(name, |path| fs::read_to_string(path))
 }
 
 /// The program; `args` are what stands behind `launch`. Returns only on failure.

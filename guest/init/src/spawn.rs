@@ -29,7 +29,7 @@ pub fn start(service: &Service) -> io::Result<i32> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the service has no command"));
     };
     let account = match &service.user {
-        Some(name) => account(name)?,
+        Some(name) => Account::look_up(name, |path| fs::read_to_string(path))?,
         None => Account::root(),
     };
     let log = open_log(&service.name)?;
@@ -51,16 +51,6 @@ pub fn start(service: &Service) -> io::Result<i32> {
     unsafe { command.pre_exec(move || become_account(&account)) };
     let child = command.spawn()?;
     i32::try_from(child.id()).map_err(io::Error::other)
-}
-
-fn account(name: &str) -> io::Result<Account> {
-    if name == "root" {
-        return Ok(Account::root());
-    }
-    let passwd = fs::read_to_string("/etc/passwd")?;
-    let group = fs::read_to_string("/etc/group").unwrap_or_default();
-    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no user {name} in /etc/passwd"));
-    Account::find(&passwd, &group, name).ok_or_else(missing)
 }
 
 /// Own session, no blocked signals, the account's ids. Order matters: groups before the user id is given away.
