@@ -11,6 +11,7 @@
 
 use std::net::Ipv4Addr;
 
+use airlock_protocol::boot_config::{BootConfigError, NetworkKeys};
 use airlock_protocol::guest_config::{Restart, Service};
 use airlock_protocol::ip_param::Netmask;
 use airlock_protocol::paths::GUEST_BIN;
@@ -39,37 +40,53 @@ pub fn boot(kernel: &mut impl Kernel) -> Booted {
         Ok(()) => report.reached(kernel, Stage::InitStarted, &[]),
         Err(error) => report.failed(kernel, Stage::InitStarted, &error),
     }
-    let (boot, guest) = read_config(kernel, report);
+    let Config { boot, keys, guest } = read_config(kernel, report);
     load_modules(kernel, report, guest.as_ref());
     if let Some(boot) = &boot {
-        bring_up_network(kernel, report, boot);
+        bring_up_network(kernel, report, boot, &keys);
     }
     let root = match (&boot, &guest) {
-        (Some(boot), Some(guest)) => mount_root(kernel, report, boot, guest),
+        (Some(boot), Some(guest)) => mount_root(kernel, report, boot, &keys, guest),
         _ => false,
     };
     let root = hand_over(kernel, report, root);
     Booted { guest, root }
 }
 
+/// What was read, as far as it could be.
+#[derive(Debug, Default)]
+struct Config {
+    boot: Option<BootConfig>,
+    keys: NetworkKeys,
+    guest: Option<GuestConfig>,
+}
+
 /// Reads `/proc/cmdline` and the image's configuration. One stage for both; each failure is reported.
-fn read_config(kernel: &mut impl Kernel, report: &mut Reporter) -> (Option<BootConfig>, Option<GuestConfig>) {
-    let boot = match kernel.cmdline() {
-        Ok(cmdline) => BootConfig::parse(&cmdline).map_err(|error| {
-            let detail = format!("{}: {}", error.cause(), chain(&error));
-            report.failed_with(kernel, Stage::ConfigRead, Some("EINVAL".to_owned()), detail);
-        }),
-        Err(error) => {
-            report.failed(kernel, Stage::ConfigRead, &error);
-            Err(())
+fn read_config(kernel: &mut impl Kernel, report: &mut Reporter) -> Config {
+    let mut config = Config::default();
+    let mut whole = true;
+    match kernel.cmdline() {
+        Ok(cmdline) => {
+            let mut refused = |error: &BootConfigError| {
+                let detail = format!("{}: {}", error.cause(), chain(error));
+                report.failed_with(kernel, Stage::ConfigRead, Some("EINVAL".to_owned()), detail);
+                whole = false;
+            };
+            config.boot = BootConfig::parse(&cmdline).map_err(|error| refused(&error)).ok();
+            // A wrong one of these is said, and the network comes up without all of them.
+            config.keys = NetworkKeys::parse(&cmdline).map_err(|error| refused(&error)).unwrap_or_default();
         }
-    };
-    let guest = kernel.guest_config().map_err(|error| report.failed(kernel, Stage::ConfigRead, &error));
-    if let (Ok(boot), Ok(guest)) = (&boot, &guest) {
+        Err(error) => report.failed(kernel, Stage::ConfigRead, &error),
+    }
+    match kernel.guest_config() {
+        Ok(guest) => config.guest = Some(guest),
+        Err(error) => report.failed(kernel, Stage::ConfigRead, &error),
+    }
+    if let (true, Some(boot), Some(guest)) = (whole, &config.boot, &config.guest) {
         let facts = [("vm", boot.vm_id.clone()), ("ip", boot.ip.to_string()), ("build", guest.build_id.clone())];
         report.reached(kernel, Stage::ConfigRead, &facts);
     }
-    (boot.ok(), guest.ok())
+    config
 }
 
 /// Loads every module of the list, also after one failed: a missing filesystem must not cost the network.
@@ -89,7 +106,7 @@ fn load_modules(kernel: &mut impl Kernel, report: &mut Reporter, guest: Option<&
 
 /// Link, carrier, address, route, gateway. A missing link ends it; every other failure lets the rest be tried, so that
 /// one boot shows all that is wrong.
-fn bring_up_network(kernel: &mut impl Kernel, report: &mut Reporter, boot: &BootConfig) {
+fn bring_up_network(kernel: &mut impl Kernel, report: &mut Reporter, boot: &BootConfig, keys: &NetworkKeys) {
     let Some(addr) = boot.ip.client else {
         let detail = "ip= asks a server for the address; Airlock leases addresses itself".to_owned();
         report.failed_with(kernel, Stage::AddressSet, Some("EOPNOTSUPP".to_owned()), detail);
@@ -101,13 +118,19 @@ fn bring_up_network(kernel: &mut impl Kernel, report: &mut Reporter, boot: &Boot
         Ok(link) => link,
         Err(error) => return report.failed(kernel, Stage::LinkFound, &error),
     };
-    report.reached(kernel, Stage::LinkFound, &link_facts(&link));
+    report.reached(kernel, Stage::LinkFound, &link_facts(&link, boot));
 
+    if let Some(mtu) = keys.mtu {
+        // Before the link is up: some drivers do not take it later. It goes up without it, too.
+        if let Err(error) = kernel.set_mtu(&link, mtu) {
+            report.failed(kernel, Stage::LinkUp, &error);
+        }
+    }
     match kernel.set_link_up(&link) {
         Ok(()) => report.reached(kernel, Stage::LinkUp, &[("dev", link.name.clone())]),
         Err(error) => report.failed(kernel, Stage::LinkUp, &error),
     }
-    match kernel.set_address(&link, addr, prefix) {
+    match kernel.set_address(&link, addr.into(), prefix) {
         Ok(()) => {
             let facts = [("dev", link.name.clone()), ("addr", format!("{addr}/{prefix}"))];
             report.reached(kernel, Stage::AddressSet, &facts);
@@ -119,7 +142,7 @@ fn bring_up_network(kernel: &mut impl Kernel, report: &mut Reporter, boot: &Boot
         report.reached(kernel, Stage::RouteSet, &[("gateway", "none".to_owned())]);
         return report.reached(kernel, Stage::GatewayReachable, &[("gateway", "none".to_owned())]);
     };
-    match kernel.set_default_route(&link, gateway) {
+    match kernel.set_default_route(&link, gateway.into()) {
         Ok(()) => report.reached(kernel, Stage::RouteSet, &[("gateway", gateway.to_string())]),
         Err(error) => report.failed(kernel, Stage::RouteSet, &error),
     }
@@ -141,9 +164,12 @@ fn wanted_link(boot: &BootConfig) -> WantedLink {
     }
 }
 
-fn link_facts(link: &Link) -> Vec<(&'static str, String)> {
-    let mac = link.mac.map(|mac| ("mac", mac.to_string()));
-    std::iter::once(("dev", link.name.clone())).chain(mac).collect()
+fn link_facts(link: &Link, boot: &BootConfig) -> Vec<(&'static str, String)> {
+    let mut facts = vec![("dev", link.name.clone())];
+    facts.extend(link.mac.map(|mac| ("mac", mac.to_string())));
+    // The interface has another name than ip= says: harmless here, and worth knowing.
+    facts.extend(boot.ip.device.iter().filter(|name| **name != link.name).map(|name| ("asked", name.clone())));
+    facts
 }
 
 /// The mask the kernel's own `ip=` code takes when none is given (net/ipv4/ipconfig.c: ic_setup_if): by address class.
@@ -156,12 +182,18 @@ fn classful_prefix(addr: Ipv4Addr) -> u8 {
 }
 
 /// Root, overlay, identity. A VM whose identity could not be written still has its root.
-fn mount_root(kernel: &mut impl Kernel, report: &mut Reporter, boot: &BootConfig, guest: &GuestConfig) -> bool {
+fn mount_root(
+    kernel: &mut impl Kernel,
+    report: &mut Reporter,
+    boot: &BootConfig,
+    keys: &NetworkKeys,
+    guest: &GuestConfig,
+) -> bool {
     if let Err(error) = kernel.mount_root(&boot.root, guest.root_fs) {
         report.failed(kernel, Stage::RootMounted, &error);
         return false;
     }
-    match kernel.write_identity(&Identity::of(boot)) {
+    match kernel.write_identity(&Identity::of(boot, keys)) {
         Ok(()) => {
             let facts = [("dev", boot.root.clone()), ("fs", guest.root_fs.name().to_owned())];
             report.reached(kernel, Stage::RootMounted, &facts);

@@ -1,6 +1,6 @@
 //! A kernel for tests: does what it is told, fails at one verb, and records what is alive.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use airlock_protocol::guest_config::RootFs;
 use airlock_protocol::{GuestConfig, MacAddr, StageReport};
@@ -14,8 +14,9 @@ use crate::kernel::{Kernel, KernelError, Link, WantedLink};
 pub struct Alive {
     pub modules: Vec<String>,
     pub link_up: bool,
-    pub address: Option<(Ipv4Addr, u8)>,
-    pub gateway: Option<Ipv4Addr>,
+    pub mtu: Option<u16>,
+    pub address: Option<(IpAddr, u8)>,
+    pub gateway: Option<IpAddr>,
     pub root: bool,
     pub identity: Option<Identity>,
     pub programs: bool,
@@ -84,19 +85,25 @@ impl Kernel for FakeKernel {
         Ok(Link { index: 2, name: "eth0".into(), mac: Some(MacAddr([6, 0, 192, 168, 100, 8])), flags: 0 })
     }
 
+    fn set_mtu(&mut self, _: &Link, mtu: u16) -> Result<(), KernelError> {
+        self.verb("set_mtu")?;
+        self.alive.mtu = Some(mtu);
+        Ok(())
+    }
+
     fn set_link_up(&mut self, _: &Link) -> Result<(), KernelError> {
         // The link is up even if its carrier is missing, which is what this verb's failure means.
         self.alive.link_up = true;
         self.verb("set_link_up")
     }
 
-    fn set_address(&mut self, _: &Link, addr: Ipv4Addr, prefix: u8) -> Result<(), KernelError> {
+    fn set_address(&mut self, _: &Link, addr: IpAddr, prefix: u8) -> Result<(), KernelError> {
         self.verb("set_address")?;
         self.alive.address = Some((addr, prefix));
         Ok(())
     }
 
-    fn set_default_route(&mut self, _: &Link, gateway: Ipv4Addr) -> Result<(), KernelError> {
+    fn set_default_route(&mut self, _: &Link, gateway: IpAddr) -> Result<(), KernelError> {
         self.verb("set_default_route")?;
         self.alive.gateway = Some(gateway);
         Ok(())

@@ -4,10 +4,12 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use airlock_protocol::BootConfig;
+use airlock_protocol::boot_config::NetworkKeys;
 
 use crate::kernel::KernelError;
 
@@ -23,12 +25,11 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The identity that `boot` names. Without a host name it is `airlock`.
-    pub fn of(boot: &BootConfig) -> Self {
-        let servers = [boot.ip.dns0, boot.ip.dns1];
+    /// The identity that the command line gives. Without a host name it is `airlock`.
+    pub fn of(boot: &BootConfig, keys: &NetworkKeys) -> Self {
         Self {
             hostname: boot.ip.hostname.clone().unwrap_or_else(|| "airlock".to_owned()),
-            resolv_conf: servers.iter().flatten().map(|addr| format!("nameserver {addr}\n")).collect(),
+            resolv_conf: resolv_conf(boot, keys),
             machine_id: machine_id(&boot.vm_id),
         }
     }
@@ -50,6 +51,20 @@ impl Identity {
         replace(&root.join("etc/resolv.conf"), &self.resolv_conf)?;
         replace(&root.join("etc/machine-id"), &format!("{}\n", self.machine_id))
     }
+}
+
+/// The lines of resolv.conf(5). The resolver reads three servers at most (MAXNS), in order; more than these are kept for
+/// whoever reads more.
+fn resolv_conf(boot: &BootConfig, keys: &NetworkKeys) -> String {
+    let of_ip = [boot.ip.dns0, boot.ip.dns1].into_iter().flatten().map(IpAddr::from);
+    let mut servers: Vec<IpAddr> = Vec::new();
+    for server in keys.dns.iter().copied().chain(of_ip) {
+        if !servers.contains(&server) {
+            servers.push(server);
+        }
+    }
+    let search = if keys.search.is_empty() { String::new() } else { format!("search {}\n", keys.search.join(" ")) };
+    servers.iter().fold(search, |text, server| format!("{text}nameserver {server}\n"))
 }
 
 /// Puts a new file in the place of whatever has this name; a link is replaced, not followed.
@@ -89,7 +104,7 @@ mod tests {
     use super::*;
 
     fn identity(cmdline: &str) -> Identity {
-        Identity::of(&BootConfig::parse(cmdline).unwrap())
+        Identity::of(&BootConfig::parse(cmdline).unwrap(), &NetworkKeys::parse(cmdline).unwrap())
     }
 
     #[test]
@@ -100,6 +115,18 @@ mod tests {
         assert_eq!(id.hostname, "vm-2.example");
         assert_eq!(id.resolv_conf, "nameserver 10.0.0.1\nnameserver 9.9.9.9\n");
         assert_eq!(id.machine_id, "0f8fad5bd9cb469fa16570867728950e");
+    }
+
+    #[test]
+    fn servers_are_listed_once_and_ours_come_first() {
+        let id = identity(
+            "ip=10.0.0.2::::::off:10.0.0.1:9.9.9.9 airlock.dns=2001:db8::53,10.0.0.1 airlock.search=a.example,b",
+        );
+        assert_eq!(
+            id.resolv_conf,
+            "search a.example b\nnameserver 2001:db8::53\nnameserver 10.0.0.1\nnameserver 9.9.9.9\n"
+        );
+        assert_eq!(identity("ip=10.0.0.2").resolv_conf, "");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use airlock_protocol::guest_config::RootFs;
 use airlock_protocol::{GuestConfig, MacAddr, StageReport};
@@ -28,12 +28,14 @@ pub trait Kernel {
     fn load_module(&mut self, file: &str) -> Result<(), KernelError>;
     /// Sets `lo` up and waits, within its bound, for the interface.
     fn find_link(&mut self, wanted: &WantedLink) -> Result<Link, KernelError>;
+    /// Sets the MTU of the interface.
+    fn set_mtu(&mut self, link: &Link, mtu: u16) -> Result<(), KernelError>;
     /// Sets the interface up and waits, within its bound, for a carrier.
     fn set_link_up(&mut self, link: &Link) -> Result<(), KernelError>;
     /// Puts the address on the interface; the equal address being there already is no error.
-    fn set_address(&mut self, link: &Link, addr: Ipv4Addr, prefix: u8) -> Result<(), KernelError>;
+    fn set_address(&mut self, link: &Link, addr: IpAddr, prefix: u8) -> Result<(), KernelError>;
     /// Makes `gateway` the default route.
-    fn set_default_route(&mut self, link: &Link, gateway: Ipv4Addr) -> Result<(), KernelError>;
+    fn set_default_route(&mut self, link: &Link, gateway: IpAddr) -> Result<(), KernelError>;
     /// Asks for the gateway's MAC by ARP, a bounded number of times.
     fn probe_gateway(&mut self, link: &Link, addr: Ipv4Addr, gateway: Ipv4Addr) -> Result<MacAddr, KernelError>;
     /// Mounts the root device read-only and an overlay in memory above it.

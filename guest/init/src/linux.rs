@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -128,17 +128,21 @@ impl Kernel for LinuxKernel {
         self.netlink()?.find(wanted, LINK_WITHIN)
     }
 
+    fn set_mtu(&mut self, link: &Link, mtu: u16) -> Result<(), KernelError> {
+        self.netlink()?.set_mtu(link, mtu)
+    }
+
     fn set_link_up(&mut self, link: &Link) -> Result<(), KernelError> {
         let netlink = self.netlink()?;
         netlink.set_up(link.index, &link.name)?;
         netlink.wait_carrier(link, CARRIER_WITHIN)
     }
 
-    fn set_address(&mut self, link: &Link, addr: Ipv4Addr, prefix: u8) -> Result<(), KernelError> {
+    fn set_address(&mut self, link: &Link, addr: IpAddr, prefix: u8) -> Result<(), KernelError> {
         self.netlink()?.add_address(link, addr, prefix)
     }
 
-    fn set_default_route(&mut self, link: &Link, gateway: Ipv4Addr) -> Result<(), KernelError> {
+    fn set_default_route(&mut self, link: &Link, gateway: IpAddr) -> Result<(), KernelError> {
         self.netlink()?.set_default_route(link, gateway)
     }
 

@@ -126,6 +126,35 @@ fn the_link_is_looked_for_by_mac_then_name_then_alone() {
 }
 
 #[test]
+fn keys_beside_ip_reach_the_link_and_a_wrong_one_costs_only_itself() {
+    let mut kernel = FakeKernel::new(&format!("{CMDLINE} airlock.mtu=1400 airlock.search=x.example"), config());
+    boot(&mut kernel);
+    assert_eq!(kernel.alive.mtu, Some(1400));
+    assert!(kernel.alive.identity.unwrap().resolv_conf.starts_with("search x.example\n"));
+
+    let mut kernel = FakeKernel::new(&format!("{CMDLINE} airlock.mtu=none"), config());
+    boot(&mut kernel);
+    let failed: Vec<&StageReport> = kernel.reports.iter().filter(|report| !report.ok).collect();
+    assert!(matches!(failed[..], [report] if report.stage == Stage::ConfigRead), "{failed:?}");
+    assert!(failed[0].detail.as_ref().unwrap().contains("airlock.mtu"), "{failed:?}");
+    assert_eq!((kernel.alive.mtu, kernel.alive.gateway.is_some()), (None, true));
+
+    let mut kernel = FakeKernel::new(&format!("{CMDLINE} airlock.mtu=9000"), config());
+    kernel.fails = Some(("set_mtu", Errno::EINVAL));
+    boot(&mut kernel);
+    assert!(stages(&kernel.reports).contains(&(Stage::LinkUp, false)));
+    assert!(kernel.alive.link_up && kernel.alive.address.is_some());
+}
+
+#[test]
+fn another_name_than_asked_for_is_a_fact() {
+    let mut kernel = FakeKernel::new(&CMDLINE.replace("eth0", "ens3"), config());
+    boot(&mut kernel);
+    let found = kernel.reports.iter().find(|report| report.stage == Stage::LinkFound).unwrap();
+    assert_eq!((found.facts["dev"].as_str(), found.facts["asked"].as_str()), (Some("eth0"), Some("ens3")));
+}
+
+#[test]
 fn without_netmask_and_gateway_the_kernel_s_defaults_hold() {
     for (addr, prefix) in [("10.0.0.2", 8), ("172.16.0.2", 16), ("192.168.0.2", 24)] {
         let mut kernel = FakeKernel::new(&format!("ip={addr}"), config());

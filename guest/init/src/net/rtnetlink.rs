@@ -4,7 +4,7 @@
 //! from a dump or an event, updates one table. A failure carries what was asked, the errno and the kernel's own words.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -49,13 +49,20 @@ impl Rtnetlink {
         self.links.values()
     }
 
-    /// Waits until the link exists.
+    /// Waits until the link exists. A name that nobody has when the time is over means the only link there is: names are
+    /// given by whoever comes first, and a guest with one interface has no other to mean.
     pub fn find(&mut self, wanted: &WantedLink, within: Duration) -> Result<Link, KernelError> {
         let found = self.wait(within, |links| pick(links, wanted))?;
-        found.ok_or_else(|| KernelError::LinkMissing {
+        let other = || matches!(wanted, WantedLink::Name(_)).then(|| pick(&self.links, &WantedLink::Only)).flatten();
+        found.or_else(other).ok_or_else(|| KernelError::LinkMissing {
             wanted: wanted.clone(),
             present: self.links.values().cloned().collect(),
         })
+    }
+
+    /// Sets the MTU of a link.
+    pub fn set_mtu(&mut self, link: &Link, mtu: u16) -> Result<(), KernelError> {
+        self.request(&format!("set MTU {mtu} on {}", link.name), wire::set_mtu(link.index, mtu))
     }
 
     /// Sets a link up.
@@ -63,15 +70,28 @@ impl Rtnetlink {
         self.request(&format!("set {name} up"), wire::set_up(index))
     }
 
-    /// Waits until the link has a carrier.
+    /// Waits until the link has a carrier. A link that goes away ends the wait at once.
     pub fn wait_carrier(&mut self, link: &Link, within: Duration) -> Result<(), KernelError> {
-        let carrier = self.wait(within, |links| links.get(&link.index).filter(|l| l.has_carrier()).cloned())?;
-        carrier.map(drop).ok_or_else(|| KernelError::NoCarrier { dev: link.name.clone() })
+        let (gone, carrier) = (Some(false), Some(true));
+        let state = self.wait(within, |links| match links.get(&link.index) {
+            Some(link) if link.has_carrier() => carrier,
+            Some(_) => None,
+            None => gone,
+        })?;
+        match state {
+            Some(true) => Ok(()),
+            Some(false) => Err(KernelError::Netlink {
+                doing: format!("wait for the carrier of {}, which went away", link.name),
+                note: None,
+                source: Errno::ENODEV,
+            }),
+            None => Err(KernelError::NoCarrier { dev: link.name.clone() }),
+        }
     }
 
     /// Puts an address on the link. EEXIST means that the equal address and prefix are on this very link already
     /// (net/ipv4/devinet.c: `__inet_insert_ifa`), which is what was wanted.
-    pub fn add_address(&mut self, link: &Link, addr: Ipv4Addr, prefix: u8) -> Result<(), KernelError> {
+    pub fn add_address(&mut self, link: &Link, addr: IpAddr, prefix: u8) -> Result<(), KernelError> {
         let doing = format!("set address {addr}/{prefix} on {}", link.name);
         match self.request(&doing, wire::add_address(link.index, addr, prefix)) {
             Err(error) if error.errno() == Some(Errno::EEXIST) => Ok(()),
@@ -80,7 +100,7 @@ impl Rtnetlink {
     }
 
     /// Makes `gateway` the default route.
-    pub fn set_default_route(&mut self, link: &Link, gateway: Ipv4Addr) -> Result<(), KernelError> {
+    pub fn set_default_route(&mut self, link: &Link, gateway: IpAddr) -> Result<(), KernelError> {
         let doing = format!("set default route via {gateway} on {}", link.name);
         self.request(&doing, wire::set_default_route(link.index, gateway))
     }

@@ -112,9 +112,12 @@ fn without_a_mac_the_name_or_the_only_link_counts() {
         ip("link add a0 type bridge");
         let find = |wanted| Rtnetlink::open().unwrap().find(&wanted, Duration::from_millis(50)).map(|link| link.name);
         assert_eq!(find(WantedLink::Only).unwrap(), "a0");
+        assert_eq!(find(WantedLink::Name("eth0".into())).unwrap(), "a0", "the only one, whatever its name");
         ip("link add b0 type bridge");
         assert_eq!(find(WantedLink::Name("b0".into())).unwrap(), "b0");
-        assert!(matches!(find(WantedLink::Only), Err(KernelError::LinkMissing { .. })));
+        for ambiguous in [WantedLink::Only, WantedLink::Name("eth0".into())] {
+            assert!(matches!(find(ambiguous), Err(KernelError::LinkMissing { present, .. }) if present.len() == 3));
+        }
     });
 }
 
@@ -256,3 +259,5 @@ fn arp_on_a_link_that_is_down_says_so() {
         assert_eq!(probe(&socket, question, 1, Duration::from_millis(10)), Err(Errno::ENETDOWN));
     });
 }
+
+mod refusals;

@@ -4,7 +4,7 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "libc types the kernel's 8 and 16 bit constants as c_int")]
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use airlock_protocol::MacAddr;
 
@@ -17,6 +17,7 @@ const IFADDR: usize = 8;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
@@ -76,40 +77,48 @@ pub fn set_up(index: i32) -> Request {
     Request::new(libc::RTM_NEWLINK, ACK, &body)
 }
 
+/// Sets the MTU of a link.
+pub fn set_mtu(index: i32, mtu: u16) -> Request {
+    let mut body = [0; IFINFO];
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    Request::new(libc::RTM_NEWLINK, ACK, &body).attr(IFLA_MTU, &u32::from(mtu).to_ne_bytes())
+}
+
+/// Family and bytes of an address.
+fn parts(addr: &IpAddr) -> (u8, Vec<u8>) {
+    match addr {
+        IpAddr::V4(addr) => (libc::AF_INET as u8, addr.octets().to_vec()),
+        IpAddr::V6(addr) => (libc::AF_INET6 as u8, addr.octets().to_vec()),
+    }
+}
+
 /// Adds an address; fails with EEXIST if the equal one is there.
-pub fn add_address(index: i32, addr: Ipv4Addr, prefix: u8) -> Request {
+pub fn add_address(index: i32, addr: IpAddr, prefix: u8) -> Request {
+    let (family, octets) = parts(&addr);
     let mut body = [0; IFADDR];
-    body[0] = libc::AF_INET as u8;
+    body[0] = family;
     body[1] = prefix;
     body[4..8].copy_from_slice(&index.to_ne_bytes());
-    let mut request = Request::new(libc::RTM_NEWADDR, ACK | CREATE | libc::NLM_F_EXCL as u16, &body)
-        .attr(IFA_LOCAL, &addr.octets())
-        .attr(IFA_ADDRESS, &addr.octets());
-    if prefix < 31 {
-        let broadcast = u32::from(addr) | u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-        request = request.attr(IFA_BROADCAST, &broadcast.to_be_bytes());
+    let request = Request::new(libc::RTM_NEWADDR, ACK | CREATE | libc::NLM_F_EXCL as u16, &body)
+        .attr(IFA_LOCAL, &octets)
+        .attr(IFA_ADDRESS, &octets);
+    match addr {
+        IpAddr::V4(addr) if prefix < 31 => request.attr(IFA_BROADCAST, &broadcast(addr, prefix).octets()),
+        _ => request,
     }
-    request
+}
+
+fn broadcast(addr: Ipv4Addr, prefix: u8) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(addr) | u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0))
 }
 
 /// Makes `gateway` the default route, in place of one that is there.
-pub fn set_default_route(index: i32, gateway: Ipv4Addr) -> Request {
-    let body = [
-        libc::AF_INET as u8,
-        0,
-        0,
-        0,
-        libc::RT_TABLE_MAIN,
-        libc::RTPROT_BOOT,
-        libc::RT_SCOPE_UNIVERSE,
-        libc::RTN_UNICAST,
-        0,
-        0,
-        0,
-        0,
-    ];
+pub fn set_default_route(index: i32, gateway: IpAddr) -> Request {
+    let (family, octets) = parts(&gateway);
+    let (table, protocol) = (libc::RT_TABLE_MAIN, libc::RTPROT_BOOT);
+    let body = [family, 0, 0, 0, table, protocol, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST, 0, 0, 0, 0];
     Request::new(libc::RTM_NEWROUTE, ACK | CREATE | libc::NLM_F_REPLACE as u16, &body)
-        .attr(RTA_GATEWAY, &gateway.octets())
+        .attr(RTA_GATEWAY, &octets)
         .attr(RTA_OIF, &index.to_ne_bytes())
 }
 
@@ -222,7 +231,7 @@ mod tests {
     #[test]
     fn broadcast_follows_the_prefix() {
         let broadcast = |prefix| {
-            let bytes = add_address(1, Ipv4Addr::new(10, 1, 2, 3), prefix).bytes(1);
+            let bytes = add_address(1, Ipv4Addr::new(10, 1, 2, 3).into(), prefix).bytes(1);
             attrs(&bytes[HEADER + IFADDR..]).find(|(kind, _)| *kind == IFA_BROADCAST).map(|(_, b)| b.to_vec())
         };
         assert_eq!(broadcast(24), Some(vec![10, 1, 2, 255]));
