@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::EvidenceLimits;
 use crate::network::NetworkSpec;
 
 /// A validated configuration.
@@ -25,6 +26,8 @@ pub struct Config {
     pub boot_deadline_s: u64,
     /// Seconds from the start of a session until it expires.
     pub session_deadline_s: u64,
+    /// How long evidence of failures is kept.
+    pub evidence: EvidenceLimits,
     /// The demonstration authorization server inside the namespace.
     pub demo_idp: DemoIdp,
     /// NICs put before ours in every VM; shows that the guest finds its own by MAC.
@@ -41,6 +44,7 @@ impl Default for Config {
             driver: DriverChoice::Auto,
             boot_deadline_s: 120,
             session_deadline_s: 900,
+            evidence: EvidenceLimits::default(),
             demo_idp: DemoIdp::default(),
             extra_nics: 0,
         }
@@ -129,6 +133,12 @@ impl Config {
         if !(10..=86_400).contains(&self.session_deadline_s) {
             return refuse("session_deadline_s", &self.session_deadline_s, "between 10 and 86400 seconds");
         }
+        if !(1..=3650).contains(&self.evidence.keep_days) {
+            return refuse("evidence.keep_days", &self.evidence.keep_days, "between 1 and 3650 days");
+        }
+        if !(32..=1_048_576).contains(&self.evidence.max_mib) {
+            return refuse("evidence.max_mib", &self.evidence.max_mib, "between 32 and 1048576 MiB");
+        }
         if self.extra_nics > 4 {
             return refuse("extra_nics", &self.extra_nics, "at most 4");
         }
@@ -178,6 +188,8 @@ mod tests {
             ("boot_deadline_s = 1", "boot_deadline_s"),
             ("session_deadline_s = 1", "session_deadline_s"),
             ("extra_nics = 9", "extra_nics"),
+            ("[evidence]\nkeep_days = 0", "evidence.keep_days"),
+            ("[evidence]\nmax_mib = 31", "evidence.max_mib"),
             ("public_url = \"airlock.example\"", "public_url"),
             ("[network]\nbridge = \"a-bridge-name-too-long\"", "network.bridge"),
             ("[network]\nnamespace = \"../x\"", "network.namespace"),

@@ -9,16 +9,21 @@
 //! * [`boot`]: the boot machine, `(state, event, now) -> outputs`
 //! * [`session`]: the session machine
 //! * [`step`]: what a start does, each step beside its undo
+//! * [`evidence`]: ids of evidence bundles, which of them are kept
+//! * [`redaction`]: logs without the secrets in them
 
 pub mod boot;
 pub mod cause;
 pub mod config;
+pub mod evidence;
 pub mod ids;
 pub mod network;
 pub mod provider;
+pub mod redaction;
 pub mod session;
 pub mod step;
 pub mod vmm;
 
 pub use cause::Cause;
+pub use evidence::EvidenceId;
 pub use ids::{SessionId, VmId};
