@@ -4,6 +4,7 @@
 //! timeline, so nothing is lost when the daemon restarts.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -51,10 +52,20 @@ pub enum HostMessage {
         /// Echoed.
         n: u64,
     },
+    /// Try to reach something from inside the guest. Answered with [`GuestMessage::Reached`] at the latest when the time is
+    /// over, unless the host that asked is gone by then.
+    Reach {
+        /// Names the probe in its answer; the host's choice.
+        id: u64,
+        /// What to reach.
+        target: ReachTarget,
+        /// Longest wait, in milliseconds; the agent takes at most [`MAX_REACH_MS`].
+        timeout_ms: u64,
+    },
 }
 
 /// What the agent says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum GuestMessage {
     /// Answer to every `hello`.
@@ -84,6 +95,84 @@ pub enum GuestMessage {
         /// Echoed.
         n: u64,
     },
+    /// Answer to `reach`.
+    Reached {
+        /// The host's name for the probe.
+        id: u64,
+        /// What came of it.
+        outcome: ReachOutcome,
+        /// How long it took, in milliseconds.
+        ms: f64,
+    },
+}
+
+/// The longest that a probe may wait, in milliseconds.
+pub const MAX_REACH_MS: u64 = 30_000;
+
+/// What a probe tries to reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ReachTarget {
+    /// A TCP connection, closed at once.
+    Tcp {
+        /// `a.b.c.d:port`, or `[v6%scope]:port` with the number of the guest's interface.
+        address: SocketAddr,
+    },
+    /// A UDP datagram (a name server's question, to which a name server answers), sent again each second, and anything that
+    /// comes back.
+    Udp {
+        /// As for TCP.
+        address: SocketAddr,
+    },
+    /// ICMP echo (RFC 792), sent again each second.
+    Ping {
+        /// Who is to answer.
+        address: Ipv4Addr,
+    },
+    /// IPv4 addresses of a name, asked of the guest's own name servers (RFC 1035).
+    Resolve {
+        /// The name.
+        name: String,
+    },
+}
+
+/// What came of a probe. A refusal proves that packets get there and back, so it counts as contact with the other side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ReachOutcome {
+    /// TCP: connected.
+    Connected,
+    /// UDP, ping: an answer came.
+    Answered,
+    /// TCP: reset. UDP: ICMP port unreachable.
+    Refused,
+    /// Nothing came back in time.
+    TimedOut,
+    /// The guest or a router on the way said that there is no way, or that it is forbidden.
+    Unreachable {
+        /// Symbolic errno, e.g. `ENETUNREACH`.
+        errno: String,
+    },
+    /// The probe itself went wrong, so it says nothing about the target; or a name server said no.
+    Failed {
+        /// Symbolic errno, where the system gave one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        errno: Option<String>,
+        /// What was being done, in words.
+        detail: String,
+    },
+    /// Resolve: the addresses, at least one.
+    Resolved {
+        /// In the name server's order.
+        addresses: Vec<Ipv4Addr>,
+    },
+}
+
+impl ReachOutcome {
+    /// Whether the target was reached as it was asked for: connected, answered or resolved.
+    pub const fn is_reached(&self) -> bool {
+        matches!(self, Self::Connected | Self::Answered | Self::Resolved { .. })
+    }
 }
 
 /// How to run a provider's tool.
@@ -178,4 +267,80 @@ pub struct CapturedFile {
     pub modified_ms: u64,
     /// The text.
     pub content: Sensitive,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn wire(message: &impl Serialize) -> Value {
+        serde_json::to_value(message).unwrap()
+    }
+
+    #[test]
+    fn a_probe_looks_like_this_on_the_wire() {
+        for (target, expected) in [
+            (
+                ReachTarget::Tcp { address: "192.168.100.1:22".parse().unwrap() },
+                json!({"kind": "tcp", "address": "192.168.100.1:22"}),
+            ),
+            (
+                ReachTarget::Udp { address: "[fe80::1%2]:53".parse().unwrap() },
+                json!({"kind": "udp", "address": "[fe80::1%2]:53"}),
+            ),
+            (
+                ReachTarget::Ping { address: Ipv4Addr::new(169, 254, 169, 254) },
+                json!({"kind": "ping", "address": "169.254.169.254"}),
+            ),
+            (ReachTarget::Resolve { name: "example.org".into() }, json!({"kind": "resolve", "name": "example.org"})),
+        ] {
+            let message = HostMessage::Reach { id: 7, target, timeout_ms: 500 };
+            let json = json!({"type": "reach", "id": 7, "target": expected, "timeout_ms": 500});
+            assert_eq!(wire(&message), json);
+            assert_eq!(serde_json::from_value::<HostMessage>(json).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn an_answer_looks_like_this_on_the_wire() {
+        let errno = || "ENETUNREACH".to_owned();
+        for (outcome, expected, reached) in [
+            (ReachOutcome::Connected, json!({"kind": "connected"}), true),
+            (ReachOutcome::Answered, json!({"kind": "answered"}), true),
+            (ReachOutcome::Refused, json!({"kind": "refused"}), false),
+            (ReachOutcome::TimedOut, json!({"kind": "timed_out"}), false),
+            (
+                ReachOutcome::Unreachable { errno: errno() },
+                json!({"kind": "unreachable", "errno": "ENETUNREACH"}),
+                false,
+            ),
+            (
+                ReachOutcome::Failed { errno: Some(errno()), detail: "d".into() },
+                json!({"kind": "failed", "errno": "ENETUNREACH", "detail": "d"}),
+                false,
+            ),
+            (ReachOutcome::Failed { errno: None, detail: "d".into() }, json!({"kind": "failed", "detail": "d"}), false),
+            (
+                ReachOutcome::Resolved { addresses: vec![Ipv4Addr::LOCALHOST] },
+                json!({"kind": "resolved", "addresses": ["127.0.0.1"]}),
+                true,
+            ),
+        ] {
+            assert_eq!(outcome.is_reached(), reached, "{outcome:?}");
+            let message = GuestMessage::Reached { id: 7, outcome, ms: 1.5 };
+            let json = json!({"type": "reached", "id": 7, "outcome": expected, "ms": 1.5});
+            assert_eq!(wire(&message), json);
+            assert_eq!(serde_json::from_value::<GuestMessage>(json).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn a_target_that_is_no_address_is_no_message() {
+        for address in ["192.168.100.1", "example.org:22", "192.168.100.1:70000", ""] {
+            let json =
+                json!({"type": "reach", "id": 1, "target": {"kind": "tcp", "address": address}, "timeout_ms": 1});
+            assert!(serde_json::from_value::<HostMessage>(json).is_err(), "{address}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! * [`timeline`]: stages of init and agent; [`health`] shows them over HTTP, [`control`] sends them to the host
 //! * [`display`]: X display, browser window, painted page; [`start_page`]: the page the browser waits on
 //! * [`login`]: runs a provider's tool on a terminal and captures what it writes
+//! * [`reach`]: what the host asks of this guest's network
 //! * [`launch`], [`open_shim`], [`demo_tool`]: the small programs behind the other names of this one
 //!
 //! Each part runs on its own threads; the failure of one is reported and leaves the others as they are.
@@ -22,6 +23,7 @@ pub mod open_shim;
 pub mod outbox;
 pub mod painted;
 pub mod port;
+pub mod reach;
 pub mod service;
 pub mod socket_wait;
 pub mod start_page;

@@ -27,6 +27,7 @@ use crate::control::Control;
 use crate::login::Logins;
 use crate::login::tool::Environment;
 use crate::outbox::Outbox;
+use crate::reach::Probes;
 use crate::timeline::Timeline;
 use crate::{BUILD_ID, clock, display, health, port, spawn, start_page};
 
@@ -64,13 +65,13 @@ fn run() -> io::Result<std::convert::Infallible> {
     let page = display.as_ref().and_then(|_| start_page::start(START_PAGE_PORT).map_err(say("start page")).ok());
     let browser = Arc::new(Browser::new(page, display.clone(), environment.clone()));
     let logins = Arc::new(Logins::new(environment, browser.clone(), outbox.clone()));
-    let control = Agent { vm_id, timeline: timeline.clone(), outbox, logins: logins.clone(), browser };
+    let agent = Agent::new(vm_id, timeline.clone(), outbox, logins.clone(), browser);
 
     let _ = take_urls(Path::new(GUEST_OPEN_SOCKET), logins).map_err(say("socket of the browser shim"));
     if let Some(display) = display {
         spawn("display", move || display::watch(&display, &timeline))?;
     }
-    control.serve()
+    agent.serve()
 }
 
 /// Says on stderr what could not be started.
@@ -114,15 +115,29 @@ fn read_url(stream: UnixStream) -> Option<Sensitive> {
 }
 
 /// What the host talks to.
-struct Agent {
+#[derive(Debug)]
+pub struct Agent {
     vm_id: String,
     timeline: Arc<Timeline>,
     outbox: Arc<Outbox>,
     logins: Arc<Logins>,
     browser: Arc<Browser>,
+    probes: Probes,
 }
 
 impl Agent {
+    /// The parts that messages are for.
+    pub fn new(
+        vm_id: String,
+        timeline: Arc<Timeline>,
+        outbox: Arc<Outbox>,
+        logins: Arc<Logins>,
+        browser: Arc<Browser>,
+    ) -> Self {
+        let probes = Probes::new(outbox.clone());
+        Self { vm_id, timeline, outbox, logins, browser, probes }
+    }
+
     fn serve(self) -> io::Result<std::convert::Infallible> {
         let sys = Path::new("/sys/class/virtio-ports");
         let Some(node) = port::find(sys, Path::new("/dev"), CONTROL_PORT_NAME)? else {
@@ -136,7 +151,8 @@ impl Agent {
         Err(control.run(|message| self.take(message)))
     }
 
-    fn take(&self, message: HostMessage) {
+    /// Does what the host says. Returns at once: whatever takes time has a thread of its own.
+    pub fn take(&self, message: HostMessage) {
         match message {
             HostMessage::Hello { version: _, now_ms } => {
                 if let Err(errno) = clock::follow_host(now_ms) {
@@ -154,6 +170,7 @@ impl Agent {
                     eprintln!("airlock-agent: tell init to power off: {error}");
                 }
             }
+            HostMessage::Reach { id, target, timeout_ms } => self.probes.start(id, target, timeout_ms),
             HostMessage::Ping { n } => self.outbox.push(GuestMessage::Pong { n }),
         }
     }

@@ -50,19 +50,21 @@ impl Timeline {
     }
 
     fn add(&self, stage: Stage, report: impl FnOnce(u32) -> StageReport) {
-        let report = {
+        let mut added = None;
+        self.outbox.publish(|| {
             let mut reports = lock(&self.reports);
             if reports.iter().any(|report| report.stage == stage && report.ok) {
-                return;
+                return None;
             }
             let report = report(reports.last().map_or(1, |last| last.seq + 1));
             reports.push(report.clone());
-            report
-        };
+            added = Some(report.clone());
+            Some(GuestMessage::Stage(report))
+        });
+        let Some(report) = added else { return };
         append(&self.console, &report.to_console());
         // Kept for an agent that is started again.
         append(&self.file, &format!("{}\n", serde_json::to_string(&report).unwrap_or_default()));
-        self.outbox.push(GuestMessage::Stage(report));
     }
 }
 

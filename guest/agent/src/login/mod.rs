@@ -47,8 +47,10 @@ pub struct Login {
 impl Login {
     /// Remembers an event and tells the host.
     pub fn emit(&self, event: LoginEvent) {
-        lock(&self.events).push(event.clone());
-        self.outbox.push(GuestMessage::Login { login_id: self.id.clone(), event });
+        self.outbox.publish(|| {
+            lock(&self.events).push(event.clone());
+            Some(GuestMessage::Login { login_id: self.id.clone(), event })
+        });
     }
 }
 
@@ -72,6 +74,8 @@ impl Logins {
         let login =
             Arc::new(Login { id, inputs: inputs.clone(), events: Mutex::default(), outbox: self.outbox.clone() });
         *current = Some(login.clone());
+        // Not held while something is emitted: a greeting takes the locks in the other order.
+        drop(current);
         let (environment, browser) = (self.environment.clone(), self.browser.clone());
         let started = {
             let login = login.clone();
