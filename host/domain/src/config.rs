@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::EvidenceLimits;
-use crate::network::NetworkSpec;
+use crate::network::{NetworkSpec, UPLINK_LINK, Uplink};
 
 /// A validated configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +105,8 @@ pub enum ConfigError {
 impl Config {
     /// Parses and validates a TOML text.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text)?;
+        let mut config: Self = toml::from_str(text)?;
+        config.network.served_ports = vec![config.demo_idp.port];
         config.validate()?;
         Ok(config)
     }
@@ -121,10 +122,27 @@ impl Config {
         for (field, name, longest) in
             [("network.namespace", &self.network.namespace, 64), ("network.bridge", &self.network.bridge, 15)]
         {
-            let ok = (1..=longest).contains(&name.len())
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-            if !ok {
+            if !is_name(name, longest) {
                 return refuse(field, &format!("{name:?}"), "letters, digits, - and _; at most 15 for a bridge");
+            }
+        }
+        if self.network.bridge == UPLINK_LINK {
+            return refuse("network.bridge", &self.network.bridge, "another name: that is the uplink's");
+        }
+        let (egress, pool) = (&self.network.egress, self.network.subnet.net());
+        if let Uplink::Namespace(name) = &egress.uplink
+            && (!is_name(name, 64) || *name == self.network.namespace)
+        {
+            return refuse("network.egress.uplink", &egress.uplink, "another namespace, of letters, digits, - and _");
+        }
+        if egress.transit.net().overlaps(pool) {
+            return refuse("network.egress.transit", &egress.transit, "a net outside network.subnet");
+        }
+        for net in &egress.allow {
+            if !net.is_private() || net.overlaps(pool) || net.overlaps(egress.transit.net()) {
+                let expected = "nets inside 10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12, 192.168.0.0/16 or 198.18.0.0/15, \
+                    outside network.subnet and network.egress.transit (public nets need no permission)";
+                return refuse("network.egress.allow", net, expected);
             }
         }
         if !(5..=3600).contains(&self.boot_deadline_s) {
@@ -162,6 +180,10 @@ impl Config {
     }
 }
 
+fn is_name(name: &str, longest: usize) -> bool {
+    (1..=longest).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +199,19 @@ mod tests {
         let config = Config::parse("[network]\nnamespace = \"t1\"\nsubnet = \"10.77.0.1/20\"\n").unwrap();
         assert_eq!(config.network.subnet.to_string(), "10.77.0.1/20");
         assert_eq!(config.network.bridge, "br0");
+        assert_eq!(config.network.egress.uplink, Uplink::None);
+    }
+
+    #[test]
+    fn reads_a_way_out() {
+        let config = Config::parse(
+            "[network.egress]\nuplink = \"namespace:isp\"\nallow = [\"10.1.0.0/16\"]\n[demo_idp]\nport = 4090\n",
+        );
+        let network = config.unwrap().network;
+        assert_eq!(network.egress.uplink, Uplink::Namespace("isp".into()));
+        assert_eq!(network.egress.allow, ["10.1.0.0/16".parse().unwrap()]);
+        assert_eq!(network.egress.transit.to_string(), "198.18.77.0/30");
+        assert_eq!(network.served_ports, [4090]);
     }
 
     #[test]
@@ -193,6 +228,14 @@ mod tests {
             ("public_url = \"airlock.example\"", "public_url"),
             ("[network]\nbridge = \"a-bridge-name-too-long\"", "network.bridge"),
             ("[network]\nnamespace = \"../x\"", "network.namespace"),
+            ("[network]\nbridge = \"uplink0\"", "network.bridge"),
+            ("[network.egress]\nuplink = \"namespace:../x\"", "network.egress.uplink"),
+            ("[network.egress]\nuplink = \"namespace:airlock\"", "network.egress.uplink"),
+            ("[network.egress]\ntransit = \"192.168.100.248/30\"", "network.egress.transit"),
+            ("[network.egress]\nallow = [\"192.168.0.0/16\"]", "network.egress.allow"),
+            ("[network.egress]\nallow = [\"198.18.0.0/16\"]", "network.egress.allow"),
+            ("[network.egress]\nallow = [\"169.254.169.254/32\"]", "network.egress.allow"),
+            ("[network.egress]\nallow = [\"1.1.1.0/24\"]", "network.egress.allow"),
         ] {
             match Config::parse(text) {
                 Err(ConfigError::Value { field: named, .. }) => assert_eq!(named, field),

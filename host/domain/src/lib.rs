@@ -3,6 +3,7 @@
 //! * [`ids`]: identities of sessions and VMs
 //! * [`config`]: the daemon's configuration, parsed and validated before anything is opened
 //! * [`network`]: the private network of an installation and the names in it
+//! * [`firewall`]: what guests may send, as text for nftables
 //! * [`vmm`]: what a VMM driver is asked to start
 //! * [`provider`]: how a tool signs in
 //! * [`cause`]: the fault catalogue's codes, each with its remedy
@@ -16,6 +17,7 @@ pub mod boot;
 pub mod cause;
 pub mod config;
 pub mod evidence;
+pub mod firewall;
 pub mod ids;
 pub mod network;
 pub mod provider;

@@ -1,4 +1,6 @@
-//! The private network of an installation: one namespace, one bridge, one pool of addresses.
+//! The private network of an installation: one namespace, one bridge, one pool of addresses, one way out.
+
+mod egress;
 
 use std::net::Ipv4Addr;
 
@@ -7,6 +9,8 @@ use airlock_protocol::{BootConfig, MacAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::VmId;
+
+pub use egress::{CLOSED, EgressError, EgressSpec, Ipv4Net, Transit, UPLINK_LINK, Uplink, uplink_alias, uplink_peer};
 
 /// What the daemon makes once per installation. Pool and bridge share one source, so they cannot disagree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,12 +22,24 @@ pub struct NetworkSpec {
     pub bridge: String,
     /// Subnet with the bridge's own address.
     pub subnet: Subnet,
+    /// How guests reach the outside.
+    pub egress: EgressSpec,
+    /// TCP ports of the gateway that guests may reach. Not in the file: the port of the demonstration server is the only one,
+    /// and it is open whether or not that runs, because `airlock up` switches it on after the file was read.
+    #[serde(skip)]
+    pub served_ports: Vec<u16>,
 }
 
 impl Default for NetworkSpec {
     fn default() -> Self {
         let subnet = Subnet { gateway: Ipv4Addr::new(192, 168, 100, 1), prefix: 24 };
-        Self { namespace: "airlock".into(), bridge: "br0".into(), subnet }
+        Self {
+            namespace: "airlock".into(),
+            bridge: "br0".into(),
+            subnet,
+            egress: EgressSpec::default(),
+            served_ports: vec![4080],
+        }
     }
 }
 
@@ -73,6 +89,11 @@ impl Subnet {
     /// Prefix length.
     pub fn prefix(self) -> u8 {
         self.prefix
+    }
+
+    /// The net it is.
+    pub fn net(self) -> Ipv4Net {
+        Ipv4Net::around(self.gateway, self.prefix)
     }
 
     fn mask(self) -> u32 {
