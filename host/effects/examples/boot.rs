@@ -30,6 +30,7 @@ async fn main() {
         namespace: format!("alk-boot-{}", std::process::id()),
         bridge: "br0".into(),
         subnet: "192.168.100.1/24".parse().unwrap(),
+        ..NetworkSpec::default()
     };
     let network = Network::open(&spec).await.unwrap();
     let vm_id: VmId = "01234567-89ab-4def-8123-456789abcdef".parse().unwrap();

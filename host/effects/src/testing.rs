@@ -26,6 +26,7 @@ impl TestNetns {
             namespace: self.name.clone(),
             bridge: "br0".into(),
             subnet: "192.168.100.1/24".parse().unwrap(),
+            ..Default::default()
         }
     }
 }

@@ -4,6 +4,14 @@ use std::io;
 
 use crate::netns::NetnsError;
 
+use super::nft::NftError;
+
+/// How a host gets nft.
+pub(crate) const INSTALL_NFT: &str = "apt-get install nftables";
+/// How a host is made to route.
+pub(crate) const ENABLE_FORWARDING: &str =
+    "run there: sysctl -w net.ipv4.ip_forward=1 (Airlock does not change it), or set network.egress.uplink = \"none\"";
+
 /// What was being done to the network, to what, and the system's reason.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
@@ -85,11 +93,20 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
+    /// A link cannot be taken down.
+    #[error("set {link} down")]
+    SetDown {
+        /// The link.
+        link: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
     /// A kernel setting of the namespace cannot be written.
     #[error("write {value:?} to {path}")]
     Sysctl {
         /// The file below `/proc/sys`.
-        path: &'static str,
+        path: String,
         /// The value.
         value: &'static str,
         /// The system's reason.
@@ -174,6 +191,91 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
+    /// There is no such TAP to guard.
+    #[error("namespace {namespace} has no TAP {tap}")]
+    TapMissing {
+        /// The TAP.
+        tap: String,
+        /// The namespace.
+        namespace: String,
+    },
+    /// Rules cannot be applied or listed.
+    #[error("{doing} in namespace {namespace}")]
+    Nft {
+        /// What was being done, e.g. `guard TAP fc-0123456789`.
+        doing: String,
+        /// The namespace, or the uplink as the configuration has it.
+        namespace: String,
+        /// What went wrong.
+        #[source]
+        source: NftError,
+    },
+    /// The namespace that lends its uplink is not usable.
+    #[error("enter the namespace of uplink {uplink}")]
+    Uplink {
+        /// The uplink as the configuration has it.
+        uplink: String,
+        /// What went wrong.
+        #[source]
+        source: NetnsError,
+    },
+    /// The namespace that lends its uplink routes nothing, and its settings are not ours to change.
+    #[error("net.ipv4.ip_forward is 0 in the namespace of uplink {uplink}")]
+    UplinkNotForwarding {
+        /// The uplink as the configuration has it.
+        uplink: String,
+    },
+    /// The addresses of the veth pair are somebody else's, perhaps another installation's.
+    #[error("transit {transit} overlaps an address of {link} at uplink {uplink}")]
+    TransitTaken {
+        /// The transit net.
+        transit: String,
+        /// The link that has the address.
+        link: String,
+        /// The uplink as the configuration has it.
+        uplink: String,
+    },
+    /// The name of our link there is taken.
+    #[error("link {link} at uplink {uplink} belongs to {alias:?}")]
+    UplinkNameCollision {
+        /// The link.
+        link: String,
+        /// Whose alias it carries (empty: nobody's).
+        alias: String,
+        /// The uplink as the configuration has it.
+        uplink: String,
+    },
+    /// The veth pair cannot be made.
+    #[error("create link {link} to uplink {uplink}")]
+    CreateUplink {
+        /// The link's end there.
+        link: String,
+        /// The uplink as the configuration has it.
+        uplink: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// An end of the veth pair cannot be set up.
+    #[error("set {what} of uplink's link {link}")]
+    ConfigureUplink {
+        /// `the alias`, `the address`, `up` or `the default route`.
+        what: &'static str,
+        /// The link.
+        link: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A link that is no TAP cannot be deleted.
+    #[error("delete link {link}")]
+    DeleteLink {
+        /// The link.
+        link: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
     /// No socket in the namespace, or it cannot be bound.
     #[error("open a socket in namespace {namespace} for {purpose}")]
     Socket {
@@ -204,8 +306,25 @@ impl NetworkError {
             Self::AttachToBridge { source, .. } if is(source, &[libc::EXFULL]) => Some("bridge_ports_exhausted"),
             Self::AttachToBridge { source, .. } if is(source, &[libc::ENODEV]) => Some("bridge_missing"),
             Self::AttachToBridge { .. } | Self::Isolate { .. } => Some("tap_not_in_bridge"),
-            Self::SetAlias { .. } => Some("tap_missing"),
+            Self::SetAlias { .. } | Self::TapMissing { .. } => Some("tap_missing"),
             Self::SetUp { .. } => Some("tap_down"),
+            Self::TransitTaken { .. } => Some("subnet_overlap"),
+            Self::UplinkNotForwarding { .. } => Some("forward_policy_drop"),
+            Self::CreateUplink { .. } | Self::ConfigureUplink { .. } | Self::UplinkNameCollision { .. } => {
+                Some("nat_missing")
+            }
+            _ => None,
+        }
+    }
+
+    /// What to do about it, where more can be said than the catalogue says of the cause.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Nft { source: NftError::NotInstalled, .. } => Some(INSTALL_NFT),
+            Self::UplinkNotForwarding { .. } => Some(ENABLE_FORWARDING),
+            Self::TransitTaken { .. } => Some("set network.egress.transit to a /30 that nothing there uses"),
+            Self::UplinkNameCollision { .. } => Some("remove that link, or choose another network.namespace"),
+            Self::Uplink { .. } => Some("make that namespace (ip netns add), or name another in network.egress.uplink"),
             _ => None,
         }
     }

@@ -2,14 +2,17 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use airlock_domain::network::Ipv4Net;
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_core::Nla;
-use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::{Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 /// `IFLA_TUN_VNET_HDR` of `linux/if_link.h`.
 const IFLA_TUN_VNET_HDR: u16 = 5;
@@ -25,6 +28,8 @@ pub(super) struct Link {
     pub carrier: bool,
     pub master: Option<u32>,
     pub isolated: bool,
+    /// Index of the other end of a veth, in that end's namespace.
+    pub peer: Option<u32>,
     /// None where the kernel does not say (not a TAP).
     pub vnet_hdr: Option<bool>,
     pub rx_packets: u64,
@@ -53,6 +58,7 @@ impl Link {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::IfAlias(alias) => link.alias = alias,
                 LinkAttribute::Controller(master) => link.master = Some(master).filter(|index| *index != 0),
+                LinkAttribute::Link(index) => link.peer = Some(index).filter(|index| *index != 0),
                 LinkAttribute::Stats64(stats) => {
                     (link.rx_packets, link.tx_packets) = (stats.rx_packets, stats.tx_packets);
                 }
@@ -66,6 +72,7 @@ impl Link {
     fn take_info(&mut self, info: LinkInfo) {
         match info {
             LinkInfo::Kind(InfoKind::Tun) => self.kind = "tun".into(),
+            LinkInfo::Kind(InfoKind::Veth) => self.kind = "veth".into(),
             LinkInfo::Kind(InfoKind::Bridge) => self.kind = "bridge".into(),
             LinkInfo::Kind(other) => self.kind = format!("{other:?}").to_lowercase(),
             LinkInfo::Data(InfoData::Tun(facts)) => {
@@ -105,12 +112,23 @@ pub(super) async fn add_bridge(handle: &Handle, name: &str, mac: [u8; 6]) -> io:
     handle.link().add(bridge).execute().await.map_err(to_io)
 }
 
+/// A veth pair: one end here, the other one in the namespace `there`. Both are down.
+pub(super) async fn add_veth(handle: &Handle, here: &str, peer: &str, there: &OwnedFd) -> io::Result<()> {
+    let peer = LinkUnspec::new_with_name(peer).setns_by_fd(there.as_raw_fd()).build();
+    let pair = LinkMessageBuilder::<LinkVeth>::new(here, "").set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
+    handle.link().add(pair.build()).execute().await.map_err(to_io)
+}
+
 async fn change(handle: &Handle, message: LinkMessage) -> io::Result<()> {
     handle.link().change(message).execute().await.map_err(to_io)
 }
 
 pub(super) async fn set_up(handle: &Handle, index: u32) -> io::Result<()> {
     change(handle, LinkUnspec::new_with_index(index).up().build()).await
+}
+
+pub(super) async fn set_down(handle: &Handle, index: u32) -> io::Result<()> {
+    change(handle, LinkUnspec::new_with_index(index).down().build()).await
 }
 
 pub(super) async fn set_alias(handle: &Handle, index: u32, alias: &str) -> io::Result<()> {
@@ -133,6 +151,25 @@ pub(super) async fn delete(handle: &Handle, index: u32) -> io::Result<bool> {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Every IPv4 address with its net, by the index of its link.
+pub(super) async fn addresses(handle: &Handle) -> io::Result<Vec<(u32, Ipv4Net)>> {
+    let messages: Vec<_> = handle.address().get().execute().try_collect().await.map_err(to_io)?;
+    let seen = messages.into_iter().filter_map(|message| {
+        let (index, prefix) = (message.header.index, message.header.prefix_len);
+        message.attributes.into_iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(IpAddr::V4(address)) => Some((index, Ipv4Net::around(address, prefix))),
+            _ => None,
+        })
+    });
+    Ok(seen.collect())
+}
+
+/// Makes `gateway` the one default route.
+pub(super) async fn set_default_route(handle: &Handle, index: u32, gateway: Ipv4Addr) -> io::Result<()> {
+    let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index).build();
+    handle.route().add(route).replace().execute().await.map_err(to_io)
 }
 
 /// Makes `wanted` the only IPv4 address of a link.

@@ -1,20 +1,31 @@
-//! The private network of an installation: one namespace, one bridge with the gateway's address, one TAP per VM.
+//! The private network of an installation: one namespace, one bridge with the gateway's address, one TAP per VM, the rules for
+//! what its guests may send, and a way out if the configuration names one.
 //!
 //! [`Network::open`] makes what is missing and corrects what is wrong, so it is the same call for a first start, a restart and a
-//! repair. Nothing outside the namespace is touched. A failure names the thing and keeps the errno ([`NetworkError`]).
+//! repair; it cuts no connection of live guests and leaves their guards alone. Outside the namespace there are at most one link
+//! and one table, both of our own, and only with an uplink. A failure names the thing and keeps the errno ([`NetworkError`]).
 
 mod error;
+mod guard;
+#[cfg(test)]
+mod isolation_tests;
 mod link;
+mod nft;
+mod observe;
+mod place;
+mod sysctl;
 mod tap;
 #[cfg(test)]
 mod tests;
+mod uplink;
 
 use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use airlock_domain::network::NetworkSpec;
+use airlock_domain::firewall;
+use airlock_domain::network::{NetworkSpec, UPLINK_LINK};
 use airlock_protocol::MacAddr;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::process::Command;
@@ -23,10 +34,13 @@ use crate::netns::{Netns, NetnsError};
 use crate::sys;
 
 pub use error::NetworkError;
-
-/// Settings of the namespace. Guests have no IPv6 here, so the host must not speak it to them either.
-const SYSCTLS: [(&str, &str); 2] =
-    [("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"), ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")];
+pub(crate) use error::{ENABLE_FORWARDING, INSTALL_NFT};
+use guard::Guards;
+use nft::Nft;
+pub use nft::NftError;
+use observe::firewall_seen;
+pub use observe::{FirewallSeen, GuardSeen};
+use place::Place;
 
 /// A handle on the network. Clones share the namespace's thread and the netlink socket.
 #[derive(Clone)]
@@ -37,7 +51,10 @@ pub struct Network {
 struct Inner {
     spec: NetworkSpec,
     netns: Netns,
+    place: Place,
     netlink: rtnetlink::Handle,
+    nft: Nft,
+    guards: Guards,
 }
 
 /// A TAP as the kernel has it.
@@ -79,25 +96,43 @@ impl Network {
             .await
             .unwrap_or_else(|_| Err(NetnsError::Panicked { name: spec.namespace.clone() }))
             .map_err(namespace_error)?;
-        let runtime = tokio::runtime::Handle::current();
-        let (connection, netlink, _) = netns
-            .call(move || {
-                // The socket registers with the runtime, but belongs to the namespace of the thread that makes it.
-                let _entered = runtime.enter();
-                rtnetlink::new_connection()
-            })
+        let place = Place::Named(netns.clone());
+        let netlink = place
+            .netlink()
             .await
             .map_err(namespace_error)?
             .map_err(|source| NetworkError::Netlink { namespace: spec.namespace.clone(), source })?;
-        tokio::spawn(connection);
-        let network = Self { inner: Arc::new(Inner { spec: spec.clone(), netns, netlink }) };
-        network.write_sysctls().await?;
+        let nft = Nft::find().map_err(|source| NetworkError::Nft {
+            doing: "find the program for the rules".to_owned(),
+            namespace: spec.namespace.clone(),
+            source,
+        })?;
+        let guards = Guards::start(nft.clone(), place.clone(), spec.subnet);
+        let network = Self { inner: Arc::new(Inner { spec: spec.clone(), netns, place, netlink, nft, guards }) };
         network.repair().await?;
         Ok(network)
     }
 
-    /// Makes `lo`, the bridge and its address what the specification says. Called by [`Network::open`]; may be called again.
+    /// Makes `lo`, the rules, the bridge with its address and the way out what the specification says. Called by [`Network::open`];
+    /// may be called again.
     pub async fn repair(&self) -> Result<(), NetworkError> {
+        let of_namespace = sysctl::OF_NAMESPACE.map(|(path, value)| (path.to_owned(), value));
+        self.write_sysctls(of_namespace.to_vec()).await?;
+        // Before anything that could carry a packet.
+        let applied = self.inner.nft.apply(&self.inner.place, firewall::base(self.spec())).await;
+        applied.map_err(|source| self.nft_error("apply the rules", source))?;
+        self.repair_bridge().await?;
+        self.repair_uplink().await
+    }
+
+    /// The rules beside the guards as the kernel has them. What is wanted is [`FirewallSeen::is`].
+    pub async fn firewall(&self) -> Result<FirewallSeen, NetworkError> {
+        let listed = self.inner.nft.list(&self.inner.place, &["table", "inet", firewall::TABLE]).await;
+        let listed = listed.map_err(|source| self.nft_error("list the rules", source))?;
+        Ok(listed.as_ref().map(firewall_seen).unwrap_or_default())
+    }
+
+    async fn repair_bridge(&self) -> Result<(), NetworkError> {
         let spec = &self.inner.spec;
         let (namespace, bridge) = (spec.namespace.clone(), spec.bridge.clone());
         self.set_up("lo").await?;
@@ -113,6 +148,7 @@ impl Network {
         link::set_only_address(self.netlink(), found.index, wanted).await.map_err(|source| {
             NetworkError::SetBridgeAddress { address: spec.subnet.to_string(), bridge: spec.bridge.clone(), source }
         })?;
+        self.write_sysctls(vec![sysctl::of_bridge(&spec.bridge)]).await?;
         if found.up { Ok(()) } else { self.set_up(&spec.bridge).await }
     }
 
@@ -156,8 +192,11 @@ impl Network {
         Ok(command)
     }
 
-    /// Removes the whole namespace with everything in it. Processes still inside keep it alive, nameless, until they end.
+    /// Removes the whole namespace with everything in it, and what we made at the uplink. Processes still inside keep it alive,
+    /// nameless, until they end.
     pub async fn delete(self) -> Result<(), NetworkError> {
+        let former = self.link(UPLINK_LINK).await?.map(|ours| ours.alias.parse().unwrap_or_default());
+        self.remove_uplink(former.unwrap_or_default()).await?;
         let (name, bridge) = (self.namespace().to_owned(), self.inner.spec.bridge.clone());
         // Other clones may live on; what they could still reach goes now.
         let links = link::all(self.netlink()).await.map_err(|source| self.read_error("all links", source))?;
@@ -197,16 +236,13 @@ impl Network {
             .map_err(|source| NetworkError::SetUp { link: name.to_owned(), source })
     }
 
-    async fn write_sysctls(&self) -> Result<(), NetworkError> {
-        let write = || {
-            SYSCTLS.iter().try_for_each(|(path, value)| match std::fs::write(path, value) {
-                // A kernel without IPv6 has nothing to switch off.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                Err(source) => Err(NetworkError::Sysctl { path, value, source }),
-                Ok(()) => Ok(()),
-            })
-        };
+    async fn write_sysctls(&self, settings: Vec<(String, &'static str)>) -> Result<(), NetworkError> {
+        let write = move || settings.iter().try_for_each(|(path, value)| sysctl::write(path, value));
         self.inner.netns.call(write).await.map_err(|source| self.namespace_error(source))?
+    }
+
+    fn nft_error(&self, doing: &str, source: NftError) -> NetworkError {
+        NetworkError::Nft { doing: doing.to_owned(), namespace: self.namespace().to_owned(), source }
     }
 
     fn namespace_error(&self, source: NetnsError) -> NetworkError {

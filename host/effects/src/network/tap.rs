@@ -1,7 +1,8 @@
 //! TAPs: made with their virtio-net header, marked with their owner, attached, isolated, in that order.
 //!
 //! A TAP becomes persistent only after its alias is set: a crash in between takes it away with the descriptor, so a TAP
-//! without an owner cannot be left behind. Everything after that is repeated by the next [`Network::ensure_tap`].
+//! without an owner cannot be left behind. Everything after that is repeated by the next [`Network::create_tap_port`]. A new TAP is
+//! down and forwards nothing until [`Network::guard_tap`] has given it its guard.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,8 +17,15 @@ use crate::{Removed, sys};
 const WANTED_FLAGS: i32 = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
 impl Network {
-    /// Makes the TAP, or makes it right again: owner, alias, bridge port, isolated, up. Idempotent while the alias is ours.
+    /// Makes the TAP with [`Network::create_tap_port`] and sets it up, with no guard before it.
     pub async fn ensure_tap(&self, spec: &TapSpec) -> Result<(), NetworkError> {
+        self.create_tap_port(spec).await?;
+        self.set_up(&spec.name).await
+    }
+
+    /// Makes the TAP, or makes it right again: owner, alias, bridge port, isolated. A new one is down, one that exists stays up or
+    /// down as it is. Idempotent while the alias is ours.
+    pub async fn create_tap_port(&self, spec: &TapSpec) -> Result<(), NetworkError> {
         let seen = self.link(&spec.name).await?;
         let tap = match seen {
             Some(tap) => {
@@ -43,11 +51,6 @@ impl Network {
             link::isolate(self.netlink(), tap.index)
                 .await
                 .map_err(|source| NetworkError::Isolate { tap: spec.name.clone(), source })?;
-        }
-        if !tap.up {
-            link::set_up(self.netlink(), tap.index)
-                .await
-                .map_err(|source| NetworkError::SetUp { link: spec.name.clone(), source })?;
         }
         Ok(())
     }

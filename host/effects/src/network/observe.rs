@@ -1,0 +1,150 @@
+//! What nft lists, read as guards and counters. Unknown things in the list are skipped: it may come from a newer nft, and
+//! somebody may have added rules by hand, which shows as a guard that is not whole.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use airlock_domain::firewall::{GUARD_DROPS, GUARD_RULES, GuardSpec, base, rule_counts};
+use airlock_domain::network::NetworkSpec;
+use airlock_protocol::MacAddr;
+use serde_json::Value;
+
+/// A guard as the kernel has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct GuardSeen {
+    /// The TAP that its chain is named after. The TAP itself may be gone.
+    pub tap: String,
+    /// The MAC that all its rules name; none if they differ or name none.
+    pub mac: Option<MacAddr>,
+    /// The address that all its rules name; none if they differ or name none.
+    pub address: Option<Ipv4Addr>,
+    /// Hooked to a device, and with exactly the rules of a guard, in their order.
+    pub whole: bool,
+    /// Frames dropped so far, by rule (`airlock_domain::firewall::GUARD_DROPS`).
+    pub drops: BTreeMap<String, u64>,
+}
+
+impl GuardSeen {
+    /// Whether it is the guard that was wanted.
+    pub fn is(&self, wanted: &GuardSpec) -> bool {
+        self.whole && self.tap == wanted.tap && self.mac == Some(wanted.mac) && self.address == Some(wanted.address)
+    }
+}
+
+/// The rules of the `inet` table as the kernel has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct FirewallSeen {
+    /// Its chains with the number of their rules; empty if there is no table.
+    pub chains: BTreeMap<String, usize>,
+    /// Packets dropped so far, by rule.
+    pub drops: BTreeMap<String, u64>,
+}
+
+impl FirewallSeen {
+    /// Whether every chain of the rules that were wanted is there with all of its rules, and no other.
+    pub fn is(&self, wanted: &NetworkSpec) -> bool {
+        self.chains == rule_counts(&base(wanted))
+    }
+}
+
+/// The guards in `nft -j list table netdev ...`.
+pub(super) fn guards_seen(listed: &Value) -> Vec<GuardSeen> {
+    let mut guards: BTreeMap<&str, GuardSeen> = BTreeMap::new();
+    let mut rules: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+    for object in objects(listed) {
+        if let Some(name) = text(&object["chain"]["name"]) {
+            let chain = &object["chain"];
+            // What happens to a frame that no rule takes is part of the guard.
+            let whole = chain["hook"] == "ingress" && chain["policy"] == "drop";
+            guards.insert(name, GuardSeen { tap: name.to_owned(), whole, ..GuardSeen::default() });
+        } else if let Some(chain) = text(&object["rule"]["chain"]) {
+            rules.entry(chain).or_default().push(&object["rule"]);
+        }
+    }
+    for (name, guard) in &mut guards {
+        take_rules(guard, rules.get(name).map(Vec::as_slice).unwrap_or_default());
+    }
+    guards.into_values().collect()
+}
+
+fn take_rules(guard: &mut GuardSeen, rules: &[&Value]) {
+    let mut macs: Vec<&str> = Vec::new();
+    let mut addresses: Vec<&str> = Vec::new();
+    for (left, right) in rules.iter().flat_map(|rule| matches(rule)) {
+        let field = (text(&left["payload"]["protocol"]), text(&left["payload"]["field"]));
+        match (field, text(right)) {
+            ((Some("ether"), Some("saddr")) | (Some("arp"), Some("saddr ether")), Some(mac)) => macs.push(mac),
+            // Of who has no address yet.
+            ((Some("ip" | "arp"), Some("saddr" | "saddr ip")), Some("0.0.0.0")) => {}
+            ((Some("ip"), Some("saddr")) | (Some("arp"), Some("saddr ip")), Some(address)) => addresses.push(address),
+            _ => {}
+        }
+    }
+    guard.mac = the_only(&macs).and_then(|mac| mac.parse().ok());
+    guard.address = the_only(&addresses).and_then(|address| address.parse().ok());
+    guard.drops = drops(rules);
+    let names: Vec<&str> =
+        rules.iter().filter(|rule| is_drop(rule)).filter_map(|rule| text(&rule["comment"])).collect();
+    guard.whole &= rules.len() == GUARD_RULES && names == GUARD_DROPS && macs.len() == 3 && addresses.len() == 3;
+}
+
+/// The chains and counters in `nft -j list table inet ...`.
+pub(super) fn firewall_seen(listed: &Value) -> FirewallSeen {
+    let mut chains = BTreeMap::new();
+    let mut rules = Vec::new();
+    for object in objects(listed) {
+        if let Some(name) = text(&object["chain"]["name"]) {
+            chains.entry(name.to_owned()).or_insert(0);
+        } else if let Some(chain) = text(&object["rule"]["chain"]) {
+            *chains.entry(chain.to_owned()).or_insert(0) += 1;
+            rules.push(&object["rule"]);
+        }
+    }
+    FirewallSeen { chains, drops: drops(&rules) }
+}
+
+/// The chains of other tables that drop what nobody accepts of what is forwarded, in `nft -j list chains`.
+pub(super) fn forward_drops(listed: &Value, ours: &str) -> Vec<String> {
+    objects(listed)
+        .map(|object| &object["chain"])
+        .filter(|chain| chain["hook"] == "forward" && chain["policy"] == "drop" && chain["table"] != ours)
+        .filter_map(|chain| {
+            Some(format!("{} {} {}", text(&chain["family"])?, text(&chain["table"])?, text(&chain["name"])?))
+        })
+        .collect()
+}
+
+fn objects(listed: &Value) -> impl Iterator<Item = &Value> {
+    listed["nftables"].as_array().into_iter().flatten()
+}
+
+fn text(value: &Value) -> Option<&str> {
+    value.as_str()
+}
+
+/// Both sides of each match of a rule.
+fn matches(rule: &Value) -> impl Iterator<Item = (&Value, &Value)> {
+    let expressions = rule["expr"].as_array().into_iter().flatten();
+    expressions.map(|one| &one["match"]).filter(|one| one.is_object()).map(|one| (&one["left"], &one["right"]))
+}
+
+fn is_drop(rule: &Value) -> bool {
+    rule["expr"].as_array().is_some_and(|all| all.iter().any(|one| one.get("drop").is_some()))
+}
+
+/// Packets by name of the rule, over all rules that drop and have a name.
+fn drops(rules: &[&Value]) -> BTreeMap<String, u64> {
+    let mut drops = BTreeMap::new();
+    for rule in rules.iter().filter(|rule| is_drop(rule)) {
+        let packets = rule["expr"].as_array().into_iter().flatten().find_map(|one| one["counter"]["packets"].as_u64());
+        if let (Some(name), Some(packets)) = (text(&rule["comment"]), packets) {
+            *drops.entry(name.to_owned()).or_insert(0) += packets;
+        }
+    }
+    drops
+}
+
+fn the_only<'a>(values: &[&'a str]) -> Option<&'a str> {
+    let first = *values.first()?;
+    values.iter().all(|value| *value == first).then_some(first)
+}

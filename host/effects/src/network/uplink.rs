@@ -1,0 +1,223 @@
+//! The way out: a veth pair between our namespace and the one that lends its uplink, and our one table there.
+//!
+//! ```text
+//! our namespace                                   | the uplink's namespace (the daemon's own, or a named one)
+//! br0 --(routed, NAT)--> uplink0 198.18.77.2/30 --|-- alk-xxxxxxxx 198.18.77.1/30 --(routed, NAT)--> its default route
+//! ```
+//! The alias of our end says which uplink it leads to, that of the other end whose it is. So a changed configuration finds what the
+//! former one made, and nothing is taken or removed there that is not ours. Settings of the uplink's namespace are never changed: if
+//! it does not forward, egress is refused. Every step is repeated by the next [`super::Network::repair`], so a failure in the middle
+//! leaves nothing that the next call does not finish or remove.
+
+use airlock_domain::firewall;
+use airlock_domain::network::{UPLINK_LINK, Uplink, uplink_alias, uplink_peer};
+use rtnetlink::Handle;
+
+use super::error::NetworkError;
+use super::link::{self, Link};
+use super::observe::forward_drops;
+use super::place::Place;
+use super::{Network, sysctl};
+
+/// The uplink's end of the pair, and how to reach it.
+struct Beyond {
+    place: Place,
+    netlink: Handle,
+    /// What it is called in the configuration.
+    name: String,
+    /// Name of our link there.
+    peer: String,
+    /// Alias of our link there.
+    alias: String,
+}
+
+impl Network {
+    /// Makes or repairs the way out that the specification asks for, and removes any other.
+    pub(super) async fn repair_uplink(&self) -> Result<(), NetworkError> {
+        let wanted = self.spec().egress.uplink.clone();
+        let ours = self.link(UPLINK_LINK).await?;
+        let former: Option<Uplink> = ours.as_ref().map(|ours| ours.alias.parse().unwrap_or_default());
+        if former.as_ref().is_none_or(|former| *former != wanted) {
+            self.remove_uplink(former.unwrap_or_default()).await?;
+        }
+        if wanted == Uplink::None {
+            return self.set_forwarding("0").await;
+        }
+        let beyond = self.beyond(&wanted).await?;
+        beyond.check_forwarding().await?;
+        self.check_transit_free(&beyond).await?;
+        // Before the first packet can arrive there.
+        let rules = self.inner.nft.apply(&beyond.place, firewall::uplink(self.spec())).await;
+        rules.map_err(|source| beyond.nft_error("apply the rules of the uplink", source))?;
+        let (ours, peer) = self.ensure_pair(&beyond).await?;
+        self.address_pair(&beyond, ours, peer).await?;
+        // Another installation may have taken the same addresses while we did.
+        if let Err(taken) = self.check_transit_free(&beyond).await {
+            self.remove_uplink(wanted).await?;
+            return Err(taken);
+        }
+        self.set_forwarding("1").await
+    }
+
+    /// Removes veth and table. Without a veth nothing tells where the table was, so the daemon's own namespace is looked at.
+    pub(super) async fn remove_uplink(&self, former: Uplink) -> Result<(), NetworkError> {
+        let place = match Place::of_uplink(&former).await {
+            Ok(place) => place.unwrap_or(Place::Host),
+            // Its namespace is gone, and the table with it.
+            Err(_) => Place::Host,
+        };
+        let table = firewall::uplink_table(self.namespace());
+        let failed = |source| NetworkError::Nft {
+            doing: format!("remove table {table}"),
+            namespace: former.to_string(),
+            source,
+        };
+        let nft = &self.inner.nft;
+        // Asked first: whoever watches the rules of that machine need not hear of us when there is nothing to do.
+        if nft.list(&place, &["table", "inet", &table]).await.map_err(failed)?.is_some() {
+            nft.apply(&place, firewall::remove_table(&table)).await.map_err(failed)?;
+        }
+        // The link goes last: it is the record of where the table is.
+        if let Some(ours) = self.link(UPLINK_LINK).await? {
+            let deleted = link::delete(self.netlink(), ours.index).await;
+            deleted.map_err(|source| NetworkError::DeleteLink { link: UPLINK_LINK.to_owned(), source })?;
+        }
+        Ok(())
+    }
+
+    /// The chains beyond the uplink that drop what is forwarded unless their owner accepts it. Our own accept does not help there.
+    pub async fn foreign_forward_drops(&self) -> Result<Vec<String>, NetworkError> {
+        if self.spec().egress.uplink == Uplink::None {
+            return Ok(Vec::new());
+        }
+        let beyond = self.beyond(&self.spec().egress.uplink).await?;
+        let listed = self.inner.nft.list(&beyond.place, &["chains"]).await;
+        let listed = listed.map_err(|source| beyond.nft_error("list the chains", source))?;
+        let ours = firewall::uplink_table(self.namespace());
+        Ok(listed.map(|listed| forward_drops(&listed, &ours)).unwrap_or_default())
+    }
+
+    async fn beyond(&self, uplink: &Uplink) -> Result<Beyond, NetworkError> {
+        let namespace_error = |source| NetworkError::Uplink { uplink: uplink.to_string(), source };
+        let place = Place::of_uplink(uplink).await.map_err(namespace_error)?.unwrap_or(Place::Host);
+        let netlink = place.netlink().await.map_err(namespace_error)?;
+        let netlink = netlink.map_err(|source| NetworkError::Netlink { namespace: uplink.to_string(), source })?;
+        let namespace = self.namespace();
+        Ok(Beyond {
+            place,
+            netlink,
+            name: uplink.to_string(),
+            peer: uplink_peer(namespace),
+            alias: uplink_alias(namespace),
+        })
+    }
+
+    /// Refuses a transit net that another link there has an address of. Two installations with one transit would answer for
+    /// each other.
+    async fn check_transit_free(&self, beyond: &Beyond) -> Result<(), NetworkError> {
+        let read_error = |source| beyond.read_error("all links and addresses", source);
+        let transit = self.spec().egress.transit;
+        let links = link::all(&beyond.netlink).await.map_err(read_error)?;
+        for (index, net) in link::addresses(&beyond.netlink).await.map_err(read_error)? {
+            let Some(owner) = links.iter().find(|link| link.index == index) else { continue };
+            let ours = owner.name == beyond.peer && owner.alias == beyond.alias;
+            if !ours && net.overlaps(transit.net()) {
+                let (transit, link, uplink) = (transit.to_string(), owner.name.clone(), beyond.name.clone());
+                return Err(NetworkError::TransitTaken { transit, link, uplink });
+            }
+        }
+        Ok(())
+    }
+
+    /// Both ends of the pair, made if they are not there.
+    async fn ensure_pair(&self, beyond: &Beyond) -> Result<(Link, Link), NetworkError> {
+        let (ours, peer) = (self.link(UPLINK_LINK).await?, beyond.link().await?);
+        if let (Some(ours), Some(peer)) = (&ours, &peer)
+            && ours.kind == "veth"
+            && (ours.peer, peer.peer) == (Some(peer.index), Some(ours.index))
+        {
+            return Ok((ours.clone(), peer.clone()));
+        }
+        if let Some(peer) = &peer {
+            // Ours from a namespace of the same name that a process still keeps alive; or somebody else's.
+            if peer.alias != beyond.alias {
+                let (link, alias, uplink) = (peer.name.clone(), peer.alias.clone(), beyond.name.clone());
+                return Err(NetworkError::UplinkNameCollision { link, alias, uplink });
+            }
+            beyond.delete(peer).await?;
+        }
+        if let Some(ours) = &ours {
+            let deleted = link::delete(self.netlink(), ours.index).await;
+            deleted.map_err(|source| NetworkError::DeleteLink { link: ours.name.clone(), source })?;
+        }
+        let create_error =
+            |source| NetworkError::CreateUplink { link: beyond.peer.clone(), uplink: beyond.name.clone(), source };
+        let inside = self.netns().open_fd().map_err(|source| self.namespace_error(source))?;
+        link::add_veth(&beyond.netlink, &beyond.peer, UPLINK_LINK, &inside).await.map_err(create_error)?;
+        match (self.link(UPLINK_LINK).await?, beyond.link().await?) {
+            (Some(ours), Some(peer)) => Ok((ours, peer)),
+            _ => Err(create_error(std::io::Error::from_raw_os_error(libc::ENODEV))),
+        }
+    }
+
+    /// Aliases, addresses, both ends up, and our default route.
+    async fn address_pair(&self, beyond: &Beyond, ours: Link, peer: Link) -> Result<(), NetworkError> {
+        let transit = self.spec().egress.transit;
+        let failed = |what: &'static str, end: &Link| {
+            let link = end.name.clone();
+            move |source| NetworkError::ConfigureUplink { what, link, source }
+        };
+        let ends = [
+            (self.netlink(), &ours, beyond.name.as_str(), transit.our_side()),
+            (&beyond.netlink, &peer, beyond.alias.as_str(), transit.uplink_side()),
+        ];
+        for (netlink, end, alias, address) in ends {
+            if end.alias != alias {
+                link::set_alias(netlink, end.index, alias).await.map_err(failed("the alias", end))?;
+            }
+            let address = (address, transit.prefix());
+            link::set_only_address(netlink, end.index, address).await.map_err(failed("the address", end))?;
+        }
+        // Up only when both have their rules, names and addresses.
+        for (netlink, end, ..) in ends {
+            link::set_up(netlink, end.index).await.map_err(failed("up", end))?;
+        }
+        let routed = link::set_default_route(self.netlink(), ours.index, transit.uplink_side()).await;
+        routed.map_err(failed("the default route", &ours))
+    }
+
+    async fn set_forwarding(&self, value: &'static str) -> Result<(), NetworkError> {
+        self.write_sysctls(vec![(IP_FORWARD.to_owned(), value)]).await
+    }
+}
+
+const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+
+impl Beyond {
+    async fn check_forwarding(&self) -> Result<(), NetworkError> {
+        let read = self.place.call(|| sysctl::read(IP_FORWARD)).await;
+        let read = read.map_err(|source| NetworkError::Uplink { uplink: self.name.clone(), source })?;
+        match read.map_err(|source| self.read_error(IP_FORWARD, source))?.as_str() {
+            "0" => Err(NetworkError::UplinkNotForwarding { uplink: self.name.clone() }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn link(&self) -> Result<Option<Link>, NetworkError> {
+        let what = format!("link {}", self.peer);
+        link::by_name(&self.netlink, &self.peer).await.map_err(|source| self.read_error(&what, source))
+    }
+
+    async fn delete(&self, link: &Link) -> Result<(), NetworkError> {
+        let deleted = link::delete(&self.netlink, link.index).await;
+        deleted.map(drop).map_err(|source| NetworkError::DeleteLink { link: link.name.clone(), source })
+    }
+
+    fn read_error(&self, what: &str, source: std::io::Error) -> NetworkError {
+        NetworkError::Read { what: what.to_owned(), namespace: self.name.clone(), source }
+    }
+
+    fn nft_error(&self, doing: &str, source: super::nft::NftError) -> NetworkError {
+        NetworkError::Nft { doing: doing.to_owned(), namespace: self.name.clone(), source }
+    }
+}
