@@ -135,9 +135,9 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use airlock_protocol::message::GuestMessage;
+    use airlock_protocol::message::{GuestMessage, LoginEvent};
     use std::os::fd::OwnedFd;
-    use std::os::unix::net::UnixStream;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
 
     fn read_one(stream: &mut UnixStream) -> GuestMessage {
         let mut decoder = Decoder::new();
@@ -174,5 +174,70 @@ mod tests {
             host.write_all(&encode(&HostMessage::Ping { n }).unwrap()).unwrap();
             assert_eq!(read_one(&mut host), GuestMessage::Pong { n });
         }
+    }
+
+    /// A port over datagrams: an empty one reads as the driver's "no host", and another host may come behind it.
+    fn over_datagrams() -> (Control, UnixDatagram) {
+        let (ours, host) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        host.set_nonblocking(true).unwrap();
+        let outbox = Arc::new(Outbox::new().unwrap());
+        (Control::over(File::from(OwnedFd::from(ours)), outbox).unwrap(), host)
+    }
+
+    #[test]
+    fn a_host_that_hung_up_leaves_nothing_for_the_next() {
+        let (mut control, host) = over_datagrams();
+        let outbox = control.outbox.clone();
+        let mut hosts = 0;
+        let mut turn = |control: &mut Control| {
+            let take = |message| {
+                assert!(matches!(message, HostMessage::Hello { .. }), "{message:?}");
+                hosts += 1;
+                outbox.host_came(|| vec![GuestMessage::Pong { n: hosts }]);
+            };
+            control.turn(&mut { take }).unwrap();
+        };
+        let said = || {
+            let mut decoder = Decoder::new();
+            let mut chunk = [0; 512];
+            while let Ok(len) = host.recv(&mut chunk) {
+                decoder.push(&chunk[..len]);
+            }
+            std::iter::from_fn(move || decoder.next_message()).collect::<Vec<GuestMessage>>()
+        };
+        let hello = encode(&HostMessage::Hello { version: 1, now_ms: 0 }).unwrap();
+
+        host.send(&hello).unwrap();
+        turn(&mut control);
+        assert_eq!(said(), vec![GuestMessage::Pong { n: 1 }]);
+        // Half a greeting, then the host is gone; what is said meanwhile is for nobody.
+        host.send(&hello[..hello.len() / 2]).unwrap();
+        turn(&mut control);
+        host.send(&[]).unwrap();
+        turn(&mut control);
+        control.outbox.push(GuestMessage::Pong { n: 100 });
+        host.send(&hello).unwrap();
+        turn(&mut control);
+        assert_eq!(said(), vec![GuestMessage::Pong { n: 2 }]);
+        assert_eq!(control.decoder.skipped(), 0, "the half greeting went with its host");
+    }
+
+    #[test]
+    fn the_rest_of_a_message_for_another_host_is_not_sent() {
+        let (ours, mut host) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        host.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        let outbox = Arc::new(Outbox::new().unwrap());
+        let mut control = Control::over(File::from(OwnedFd::from(ours)), outbox.clone()).unwrap();
+        let large = LoginEvent::Failed { cause: String::new(), detail: "x".repeat(900_000) };
+        outbox.host_came(|| vec![GuestMessage::Login { login_id: "l".into(), event: large }]);
+        control.turn(&mut |_| {}).unwrap();
+        assert!(!control.unsent.is_empty(), "more than a socket holds");
+
+        host.write_all(&encode(&HostMessage::Hello { version: 1, now_ms: 0 }).unwrap()).unwrap();
+        control.turn(&mut |_| outbox.host_came(|| vec![GuestMessage::Pong { n: 2 }])).unwrap();
+        crate::spawn("test", move || drop(control.run(|_| {}))).unwrap();
+        assert_eq!(read_one(&mut host), GuestMessage::Pong { n: 2 });
     }
 }

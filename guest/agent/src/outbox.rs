@@ -101,3 +101,61 @@ impl Outbox {
         let _ = self.wake.read();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pong(n: u64) -> GuestMessage {
+        GuestMessage::Pong { n }
+    }
+
+    fn all(outbox: &Outbox) -> Vec<GuestMessage> {
+        std::iter::from_fn(|| outbox.pop()).collect()
+    }
+
+    #[test]
+    fn each_host_gets_its_greeting_and_what_follows() {
+        let outbox = Outbox::new().unwrap();
+        outbox.push(pong(1));
+        assert_eq!(all(&outbox), vec![], "there is no host yet");
+        outbox.host_came(|| vec![pong(2)]);
+        outbox.push(pong(3));
+        assert_eq!(outbox.pop(), Some(pong(2)));
+        // The next one comes before the first had everything.
+        outbox.host_came(|| vec![pong(4)]);
+        outbox.push(pong(5));
+        assert_eq!(all(&outbox), vec![pong(4), pong(5)]);
+        outbox.push(pong(6));
+        outbox.host_left();
+        outbox.push(pong(7));
+        assert_eq!(all(&outbox), vec![]);
+    }
+
+    #[test]
+    fn an_answer_is_for_the_host_that_asked() {
+        let outbox = Outbox::new().unwrap();
+        outbox.host_came(Vec::new);
+        let first = outbox.host();
+        outbox.push_to(first, pong(1));
+        assert_eq!(all(&outbox), vec![pong(1)]);
+        outbox.host_left();
+        outbox.push_to(first, pong(2));
+        outbox.host_came(Vec::new);
+        outbox.push_to(first, pong(3));
+        outbox.push_to(outbox.host(), pong(4));
+        assert_eq!(all(&outbox), vec![pong(4)]);
+    }
+
+    #[test]
+    fn what_is_published_without_a_host_is_remembered_and_not_sent() {
+        let (outbox, mut remembered) = (Outbox::new().unwrap(), Vec::new());
+        let mut publish =
+            |n: Option<u64>| outbox.publish(|| n.map(pong).inspect(|message| remembered.push(message.clone())));
+        publish(Some(1));
+        outbox.host_came(Vec::new);
+        publish(Some(2));
+        publish(None);
+        assert_eq!((all(&outbox), remembered), (vec![pong(2)], vec![pong(1), pong(2)]));
+    }
+}

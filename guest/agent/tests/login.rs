@@ -3,135 +3,31 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
-use std::collections::BTreeMap;
+mod support;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::symlink;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use airlock_agent::browser::Browser;
 use airlock_agent::http::query_value;
-use airlock_agent::login::Logins;
-use airlock_agent::login::tool::Environment;
-use airlock_agent::outbox::Outbox;
-use airlock_agent::service::take_urls;
 use airlock_protocol::Sensitive;
-use airlock_protocol::message::{CredentialFile, GuestMessage, LoginEvent, LoginSpec, UrlSource};
+use airlock_protocol::message::{CredentialFile, LoginEvent, LoginSpec, UrlSource};
 use base64::Engine as _;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sha2::Digest;
+use support::{Guest, WITHIN};
 
-const WITHIN: Duration = Duration::from_secs(20);
-
-/// A guest of this test: its programs, its home, its agent.
-struct Guest {
-    dir: PathBuf,
-    logins: Arc<Logins>,
-    outbox: Arc<Outbox>,
-    user: String,
-}
-
-impl Guest {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("airlock-login-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let dir = std::env::temp_dir().join(name);
-        fs::create_dir_all(dir.join("bin")).unwrap();
-        for name in ["airlock-agent", "airlock-open", "airlock-demo-tool"] {
-            symlink(env!("CARGO_BIN_EXE_airlock-agent"), dir.join("bin").join(name)).unwrap();
-        }
-        let environment = Environment {
-            agent: dir.join("bin/airlock-agent"),
-            bin: dir.join("bin"),
-            display: None,
-            home: Some(dir.join("home")),
-        };
-        let outbox = Arc::new(Outbox::new().unwrap());
-        outbox.host_came(Vec::new);
-        let browser = Arc::new(Browser::new(None, None, environment.clone()));
-        let logins = Arc::new(Logins::new(environment, browser, outbox.clone()));
-        let user = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().unwrap().name;
-        Self { dir, logins, outbox, user }
-    }
-
-    fn with_shim(self) -> Self {
-        take_urls(&self.dir.join("open.sock"), self.logins.clone()).unwrap();
-        self
-    }
-
-    fn spec(&self, command: &[&str]) -> LoginSpec {
-        let socket = self.dir.join("open.sock").display().to_string();
-        LoginSpec {
-            login_id: "login-1".into(),
-            command: command.iter().map(|word| (*word).to_owned()).collect(),
-            env: BTreeMap::from([("AIRLOCK_OPEN_SOCKET".to_owned(), socket)]),
-            user: self.user.clone(),
-            url_timeout_s: 20,
-            url_prefixes: vec!["https://idp.example/".into()],
-            credentials: vec![CredentialFile { path: ".tool/c.json".into(), required: vec!["/token".into()] }],
-            status_command: None,
-        }
-    }
-
-    fn demo(&self, issuer: &Issuer) -> LoginSpec {
-        let mut spec = self.spec(&["airlock-demo-tool", "login"]);
-        spec.env.insert("AIRLOCK_DEMO_ISSUER".into(), issuer.url.clone());
-        spec.url_prefixes = vec![format!("{}/authorize", issuer.url)];
-        spec.credentials = vec![CredentialFile {
-            path: ".airlock-demo/credentials.json".into(),
-            required: vec!["/access_token".into(), "/refresh_token".into()],
-        }];
-        spec.status_command = Some(vec!["airlock-demo-tool".into(), "status".into()]);
-        spec
-    }
-
-    /// The next event of the login.
-    fn next(&self) -> LoginEvent {
-        let deadline = Instant::now() + WITHIN;
-        loop {
-            self.outbox.clear_wake();
-            if let Some(GuestMessage::Login { login_id, event }) = self.outbox.pop() {
-                assert_eq!(login_id, "login-1");
-                return event;
-            }
-            let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-            assert!(left > 0, "no event within {WITHIN:?}");
-            let timeout = PollTimeout::try_from(left).unwrap();
-            poll(&mut [PollFd::new(self.outbox.wake_fd(), PollFlags::POLLIN)], timeout).unwrap();
-        }
-    }
-
-    fn started(&self) -> i32 {
-        match self.next() {
-            LoginEvent::ToolStarted { pid } => pid,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn url(&self) -> (String, UrlSource) {
-        match self.next() {
-            LoginEvent::UrlSeen { url, source } => (url.expose().to_owned(), source),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn failed(&self) -> (String, String) {
-        match self.next() {
-            LoginEvent::Failed { cause, detail } => (cause, detail),
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.logins.cancel();
-        let _ = fs::remove_dir_all(&self.dir);
-    }
+/// The spec of the demo tool's login.
+fn demo(guest: &Guest, issuer: &Issuer) -> LoginSpec {
+    let mut spec = guest.spec(&["airlock-demo-tool", "login"]);
+    spec.env.insert("AIRLOCK_DEMO_ISSUER".into(), issuer.url.clone());
+    spec.url_prefixes = vec![format!("{}/authorize", issuer.url)];
+    spec.credentials = vec![CredentialFile {
+        path: ".airlock-demo/credentials.json".into(),
+        required: vec!["/access_token".into(), "/refresh_token".into()],
+    }];
+    spec.status_command = Some(vec!["airlock-demo-tool".into(), "status".into()]);
+    spec
 }
 
 /// An authorization server: checks the verifier against the challenge and hands out tokens.
@@ -192,7 +88,7 @@ fn redirect(url: &str, outcome: &str) -> String {
 #[test]
 fn a_person_signs_in_with_the_demo_tool() {
     let (guest, issuer) = (Guest::new().with_shim(), Issuer::new());
-    guest.logins.start(guest.demo(&issuer));
+    guest.logins.start(demo(&guest, &issuer));
     guest.started();
     let (url, source) = guest.url();
     assert_eq!(source, UrlSource::Shim);
@@ -232,7 +128,7 @@ fn a_person_signs_in_with_the_demo_tool() {
 #[test]
 fn a_refusal_fails_the_login_with_the_tool_s_words() {
     let (guest, issuer) = (Guest::new().with_shim(), Issuer::new());
-    guest.logins.start(guest.demo(&issuer));
+    guest.logins.start(demo(&guest, &issuer));
     guest.started();
     let (url, _) = guest.url();
     assert!(redirect(&url, "error=access_denied").contains("refused"));
@@ -247,7 +143,7 @@ fn a_refusal_fails_the_login_with_the_tool_s_words() {
 #[test]
 fn without_a_shim_the_url_is_read_from_the_screen() {
     let (guest, issuer) = (Guest::new(), Issuer::new());
-    guest.logins.start(guest.demo(&issuer));
+    guest.logins.start(demo(&guest, &issuer));
     guest.started();
     let (url, source) = guest.url();
     assert_eq!(source, UrlSource::Screen);

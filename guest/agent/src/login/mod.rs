@@ -54,6 +54,14 @@ impl Login {
     }
 }
 
+impl Login {
+    /// Everything that happened, as the host is told.
+    fn replay(&self) -> Vec<GuestMessage> {
+        let events = lock(&self.events).clone();
+        events.into_iter().map(|event| GuestMessage::Login { login_id: self.id.clone(), event }).collect()
+    }
+}
+
 impl Logins {
     /// No login yet.
     pub fn new(environment: Environment, browser: Arc<Browser>, outbox: Arc<Outbox>) -> Self {
@@ -115,14 +123,44 @@ impl Logins {
 
     /// Everything that happened to the current login, for a host that came back.
     pub fn replay(&self) -> Vec<GuestMessage> {
-        let Some(login) = lock(&self.current).clone() else { return Vec::new() };
-        let events = lock(&login.events).clone();
-        events.into_iter().map(|event| GuestMessage::Login { login_id: login.id.clone(), event }).collect()
+        lock(&self.current).clone().map_or_else(Vec::new, |login| login.replay())
     }
 
     fn tell(&self, input: Input) {
         if let Some(login) = lock(&self.current).as_ref() {
             let _ = login.inputs.send(input);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn what_happens_while_a_host_greets_is_told_once() {
+        let outbox = Arc::new(Outbox::new().unwrap());
+        let (inputs, _feed) = channel();
+        let login = Arc::new(Login { id: "l".into(), inputs, events: Mutex::default(), outbox: outbox.clone() });
+        let mut emitting = None;
+        outbox.host_came(|| {
+            let (begun, begins) = channel();
+            let (login_there, begin) = (login.clone(), move || begun.send(()).unwrap());
+            emitting = Some(std::thread::spawn(move || {
+                begin();
+                login_there.emit(LoginEvent::PageOpened);
+            }));
+            begins.recv().unwrap();
+            // Time for an emit that does not wait for the greeting's end to remember its event.
+            let until = Instant::now() + Duration::from_millis(200);
+            while Instant::now() < until && lock(&login.events).is_empty() {
+                std::thread::yield_now();
+            }
+            login.replay()
+        });
+        emitting.unwrap().join().unwrap();
+        let told: Vec<_> = std::iter::from_fn(|| outbox.pop()).collect();
+        assert_eq!(told, vec![GuestMessage::Login { login_id: "l".into(), event: LoginEvent::PageOpened }]);
     }
 }
