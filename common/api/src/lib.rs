@@ -4,7 +4,7 @@
 //! what they do not know.
 //!
 //! * [`session`] (a sign-in, its state and its timeline)
-//! * [`vm`] (machines)
+//! * [`vm`] (machines), [`reach`] (what a machine's guest reaches)
 //! * [`credential`], [`token`], [`catalog`] (images and providers), [`health`]
 //! * [`error`] (the one error body)
 
@@ -12,6 +12,7 @@ pub mod catalog;
 pub mod credential;
 pub mod error;
 pub mod health;
+pub mod reach;
 pub mod session;
 pub mod token;
 pub mod vm;

@@ -158,7 +158,7 @@ pub enum ReachOutcome {
         /// Symbolic errno, where the system gave one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         errno: Option<String>,
-        /// What was being done, in words.
+        /// What was being done, or what was wrong, in words.
         detail: String,
     },
     /// Resolve: the addresses, at least one.

@@ -63,8 +63,7 @@ fn ping(address: Ipv4Addr, deadline: Instant) -> ReachOutcome {
 
 /// Asks the servers in turn until one knows; each has its share of the time that is left. The last one's outcome stands.
 pub fn resolve(name: &str, servers: &[SocketAddr], deadline: Instant) -> ReachOutcome {
-    let failed =
-        |error: dns::DnsError| ReachOutcome::Failed { errno: None, detail: format!("resolve {name}: {error}") };
+    let failed = |error: dns::DnsError| ReachOutcome::Failed { errno: None, detail: error.to_string() };
     let mut last = ReachOutcome::Failed { errno: None, detail: format!("{RESOLV_CONF} names no server") };
     for (index, server) in servers.iter().enumerate() {
         let question = match dns::question(question_id(), name) {
