@@ -148,6 +148,11 @@ impl NetworkKeys {
     }
 }
 
+/// The kernel's own `init=`: the program that is to be PID 1 of the root.
+pub fn wanted_init(cmdline: &str) -> Option<&str> {
+    value_of(cmdline, "init").filter(|path| path.starts_with('/'))
+}
+
 /// The value of a key; of one that stands twice the last counts, and quotes around a value are no part of it, both as in
 /// the kernel.
 fn value_of<'a>(cmdline: &'a str, key: &str) -> Option<&'a str> {

@@ -17,6 +17,9 @@ pub struct GuestConfig {
     pub root_fs: RootFs,
     /// Who is PID 1 after the root is mounted.
     pub handover: Handover,
+    /// Who configures the interface.
+    #[serde(default, skip_serializing_if = "NetworkOwner::is_default")]
+    pub network_owner: NetworkOwner,
     /// Services that init supervises, in start order. The agent is not listed: init always supervises it.
     pub services: Vec<Service>,
     /// The display to watch, if the image has one.
@@ -47,11 +50,65 @@ impl RootFs {
 }
 
 /// Who is PID 1 after the root is mounted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Handover {
     /// airlock-init stays PID 1 and supervises.
+    #[default]
     Supervise,
+    /// The image's own init, whatever it is; the agent runs beside it. A root without an init is supervised after all.
+    Init,
+}
+
+impl Handover {
+    /// Whether this is what is meant when nothing is said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Who configures the guest's interface. Everybody else is kept off it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkOwner {
+    /// airlock-init, before the root is mounted.
+    #[default]
+    Airlock,
+    /// systemd-network-generator makes files of `ip=`, systemd-networkd follows them.
+    SystemdNetworkdGenerator,
+    /// systemd-networkd with a file of its own.
+    SystemdNetworkd,
+    /// dhcpcd.
+    Dhcpcd,
+    /// ifupdown with `/etc/network/interfaces`.
+    Ifupdown,
+    /// cloud-init with the data source NoCloud and network configuration version 2.
+    CloudInit,
+    /// netplan.
+    Netplan,
+    /// The kernel itself (`CONFIG_IP_PNP`).
+    Kernel,
+}
+
+impl NetworkOwner {
+    /// The name in recipes, manifests and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Airlock => "airlock",
+            Self::SystemdNetworkdGenerator => "systemd-networkd-generator",
+            Self::SystemdNetworkd => "systemd-networkd",
+            Self::Dhcpcd => "dhcpcd",
+            Self::Ifupdown => "ifupdown",
+            Self::CloudInit => "cloud-init",
+            Self::Netplan => "netplan",
+            Self::Kernel => "kernel",
+        }
+    }
+
+    /// Whether this is what is meant when nothing is said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One supervised program.
@@ -99,4 +156,28 @@ pub struct Display {
     pub user: String,
     /// Command that opens a page in the running browser; the URL is added as last argument.
     pub open_command: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_have_the_names_of_the_documentation() {
+        use NetworkOwner::*;
+        for owner in [Airlock, SystemdNetworkdGenerator, SystemdNetworkd, Dhcpcd, Ifupdown, CloudInit, Netplan, Kernel]
+        {
+            assert_eq!(serde_json::to_string(&owner).unwrap(), format!("\"{}\"", owner.name()));
+        }
+        assert_eq!(SystemdNetworkdGenerator.name(), "systemd-networkd-generator");
+    }
+
+    #[test]
+    fn a_configuration_of_before_is_still_read() {
+        let text = r#"{"build_id":"b","kernel_release":"6","modules":[],"root_fs":"erofs","handover":"supervise",
+            "services":[],"display":null}"#;
+        let config: GuestConfig = serde_json::from_str(text).unwrap();
+        assert_eq!((config.handover, config.network_owner), (Handover::Supervise, NetworkOwner::Airlock));
+        assert!(!serde_json::to_string(&config).unwrap().contains("network_owner"));
+    }
 }

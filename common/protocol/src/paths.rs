@@ -11,6 +11,8 @@ pub const INITRAMFS_BIN: &str = "/airlock/bin";
 pub const GUEST_RUN: &str = "/run/airlock";
 /// In the running guest: our programs (`airlock-agent`, `airlock-open`, `airlock-demo-tool`).
 pub const GUEST_BIN: &str = "/run/airlock/bin";
+/// In the running guest: airlock-init, which supervises beside an image's own init.
+pub const GUEST_INIT: &str = "/run/airlock/bin/airlock-init";
 /// In the running guest: the guest configuration, readable by all.
 pub const GUEST_CONFIG: &str = "/run/airlock/config.json";
 /// In the running guest: one stage line (JSON, no prefix) per line, everything init reported so far.

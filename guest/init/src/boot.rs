@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! init_started -> config_read -> modules_loaded -> link_found -> link_up -> address_set -> route_set
-//!              -> gateway_reachable -> root_mounted -> handed_over -> supervise
+//!              -> gateway_reachable -> root_mounted -> handed_over -> supervise, or the image's own init
 //! ```
+//!
+//! When somebody else owns the interface, init finds the link and leaves it as it is: the agent reports what follows.
 //!
 //! What a failure does: it is reported with its errno, and everything that does not need the failed step still happens.
 //! Without a link there is no address, but the root is mounted and the agent answers over the control channel; without a
@@ -12,7 +14,7 @@
 use std::net::Ipv4Addr;
 
 use airlock_protocol::boot_config::{BootConfigError, NetworkKeys};
-use airlock_protocol::guest_config::{Restart, Service};
+use airlock_protocol::guest_config::{Handover, NetworkOwner, Restart, Service};
 use airlock_protocol::ip_param::Netmask;
 use airlock_protocol::paths::GUEST_BIN;
 use airlock_protocol::{BootConfig, GuestConfig, Stage};
@@ -42,15 +44,21 @@ pub fn boot(kernel: &mut impl Kernel) -> Booted {
     }
     let Config { boot, keys, guest } = read_config(kernel, report);
     load_modules(kernel, report, guest.as_ref());
-    if let Some(boot) = &boot {
-        bring_up_network(kernel, report, boot, &keys);
+    let owner = guest.as_ref().map(|guest| guest.network_owner).unwrap_or_default();
+    let link = boot.as_ref().and_then(|boot| find_link(kernel, report, boot, owner));
+    if let (Some(boot), Some(link), NetworkOwner::Airlock) = (&boot, &link, owner) {
+        bring_up_network(kernel, report, boot, &keys, link);
     }
-    let root = match (&boot, &guest) {
-        (Some(boot), Some(guest)) => mount_root(kernel, report, boot, &keys, guest),
-        _ => false,
+    let (Some(boot), Some(guest)) = (&boot, &guest) else {
+        let root = hand_over(kernel, report, false);
+        return Booted { guest, root };
     };
-    let root = hand_over(kernel, report, root);
-    Booted { guest, root }
+    let mounted = mount_root(kernel, report, boot, &keys, guest);
+    let root = match guest.handover {
+        Handover::Init if mounted => to_init::hand_over_to_init(kernel, report, (boot, &keys), guest, link.as_ref()),
+        _ => hand_over(kernel, report, mounted),
+    };
+    Booted { guest: Some(guest.clone()), root }
 }
 
 /// What was read, as far as it could be.
@@ -104,33 +112,51 @@ fn load_modules(kernel: &mut impl Kernel, report: &mut Reporter, guest: Option<&
     }
 }
 
-/// Link, carrier, address, route, gateway. A missing link ends it; every other failure lets the rest be tried, so that
-/// one boot shows all that is wrong.
-fn bring_up_network(kernel: &mut impl Kernel, report: &mut Reporter, boot: &BootConfig, keys: &NetworkKeys) {
-    let Some(addr) = boot.ip.client else {
+/// The address on the command line, and the mask that the kernel's own code would take.
+fn lease(boot: &BootConfig) -> Option<(Ipv4Addr, u8)> {
+    let addr = boot.ip.client?;
+    Some((addr, boot.ip.netmask.map_or_else(|| classful_prefix(addr), Netmask::prefix)))
+}
+
+/// Our interface. Not looked for when airlock-init owns it and has no address to put on it.
+fn find_link(kernel: &mut impl Kernel, report: &mut Reporter, boot: &BootConfig, owner: NetworkOwner) -> Option<Link> {
+    if owner == NetworkOwner::Airlock && lease(boot).is_none() {
         let detail = "ip= asks a server for the address; Airlock leases addresses itself".to_owned();
         report.failed_with(kernel, Stage::AddressSet, Some("EOPNOTSUPP".to_owned()), detail);
-        return;
-    };
-    let prefix = boot.ip.netmask.map_or_else(|| classful_prefix(addr), Netmask::prefix);
+        return None;
+    }
+    match kernel.find_link(&wanted_link(boot)) {
+        Ok(link) => {
+            report.reached(kernel, Stage::LinkFound, &link_facts(&link, boot));
+            Some(link)
+        }
+        Err(error) => {
+            report.failed(kernel, Stage::LinkFound, &error);
+            None
+        }
+    }
+}
 
-    let link = match kernel.find_link(&wanted_link(boot)) {
-        Ok(link) => link,
-        Err(error) => return report.failed(kernel, Stage::LinkFound, &error),
-    };
-    report.reached(kernel, Stage::LinkFound, &link_facts(&link, boot));
-
+/// Carrier, address, route, gateway. Every failure lets the rest be tried, so that one boot shows all that is wrong.
+fn bring_up_network(
+    kernel: &mut impl Kernel,
+    report: &mut Reporter,
+    boot: &BootConfig,
+    keys: &NetworkKeys,
+    link: &Link,
+) {
+    let Some((addr, prefix)) = lease(boot) else { return };
     if let Some(mtu) = keys.mtu {
         // Before the link is up: some drivers do not take it later. It goes up without it, too.
-        if let Err(error) = kernel.set_mtu(&link, mtu) {
+        if let Err(error) = kernel.set_mtu(link, mtu) {
             report.failed(kernel, Stage::LinkUp, &error);
         }
     }
-    match kernel.set_link_up(&link) {
+    match kernel.set_link_up(link) {
         Ok(()) => report.reached(kernel, Stage::LinkUp, &[("dev", link.name.clone())]),
         Err(error) => report.failed(kernel, Stage::LinkUp, &error),
     }
-    match kernel.set_address(&link, addr.into(), prefix) {
+    match kernel.set_address(link, addr.into(), prefix) {
         Ok(()) => {
             let facts = [("dev", link.name.clone()), ("addr", format!("{addr}/{prefix}"))];
             report.reached(kernel, Stage::AddressSet, &facts);
@@ -142,11 +168,11 @@ fn bring_up_network(kernel: &mut impl Kernel, report: &mut Reporter, boot: &Boot
         report.reached(kernel, Stage::RouteSet, &[("gateway", "none".to_owned())]);
         return report.reached(kernel, Stage::GatewayReachable, &[("gateway", "none".to_owned())]);
     };
-    match kernel.set_default_route(&link, gateway.into()) {
+    match kernel.set_default_route(link, gateway.into()) {
         Ok(()) => report.reached(kernel, Stage::RouteSet, &[("gateway", gateway.to_string())]),
         Err(error) => report.failed(kernel, Stage::RouteSet, &error),
     }
-    match kernel.probe_gateway(&link, addr, gateway) {
+    match kernel.probe_gateway(link, addr, gateway) {
         Ok(mac) => {
             let facts = [("gateway", gateway.to_string()), ("mac", mac.to_string())];
             report.reached(kernel, Stage::GatewayReachable, &facts);
@@ -173,7 +199,7 @@ fn link_facts(link: &Link, boot: &BootConfig) -> Vec<(&'static str, String)> {
 }
 
 /// The mask the kernel's own `ip=` code takes when none is given (net/ipv4/ipconfig.c: ic_setup_if): by address class.
-fn classful_prefix(addr: Ipv4Addr) -> u8 {
+pub(crate) fn classful_prefix(addr: Ipv4Addr) -> u8 {
     match addr.octets()[0] {
         0..=127 => 8,
         128..=191 => 16,
@@ -181,7 +207,8 @@ fn classful_prefix(addr: Ipv4Addr) -> u8 {
     }
 }
 
-/// Root, overlay, identity. A VM whose identity could not be written still has its root.
+/// Root, overlay, identity. A VM whose identity could not be written still has its root. In a root that goes to its own init
+/// the identity is written later, when its links can be followed.
 fn mount_root(
     kernel: &mut impl Kernel,
     report: &mut Reporter,
@@ -193,7 +220,12 @@ fn mount_root(
         report.failed(kernel, Stage::RootMounted, &error);
         return false;
     }
-    match kernel.write_identity(&Identity::of(boot, keys)) {
+    let identity = Identity::of(boot, keys);
+    let written = match guest.handover {
+        Handover::Supervise => kernel.write_identity(&identity),
+        Handover::Init => kernel.set_hostname(&identity),
+    };
+    match written {
         Ok(()) => {
             let facts = [("dev", boot.root.clone()), ("fs", guest.root_fs.name().to_owned())];
             report.reached(kernel, Stage::RootMounted, &facts);
@@ -243,6 +275,8 @@ pub fn agent_service() -> Service {
         restart: Restart::Always,
     }
 }
+
+mod to_init;
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use airlock_protocol::guest_config::RootFs;
 use airlock_protocol::{GuestConfig, MacAddr, StageReport};
 use nix::errno::Errno;
 
+use crate::handover::{Placed, RootFacts, Successor};
 use crate::identity::Identity;
 use crate::kernel::{Kernel, KernelError, Link, WantedLink};
 
@@ -21,6 +22,8 @@ pub struct Alive {
     pub identity: Option<Identity>,
     pub programs: bool,
     pub switched: bool,
+    pub placed: Vec<Placed>,
+    pub executed: Option<Successor>,
 }
 
 #[derive(Debug)]
@@ -32,13 +35,27 @@ pub struct FakeKernel {
     pub alive: Alive,
     pub reports: Vec<StageReport>,
     pub wanted: Option<WantedLink>,
+    /// What the root holds.
+    pub root_facts: RootFacts,
+    /// The `init=` that the root was inspected with.
+    pub wanted_init: Option<String>,
     now: u64,
 }
 
 impl FakeKernel {
     pub fn new(cmdline: &str, config: GuestConfig) -> Self {
         let (cmdline, alive) = (cmdline.to_owned(), Alive::default());
-        Self { cmdline, config, fails: None, alive, reports: Vec::new(), wanted: None, now: 0 }
+        Self {
+            cmdline,
+            config,
+            fails: None,
+            alive,
+            reports: Vec::new(),
+            wanted: None,
+            root_facts: RootFacts::default(),
+            wanted_init: None,
+            now: 0,
+        }
     }
 
     fn verb(&self, name: &str) -> Result<(), KernelError> {
@@ -134,6 +151,33 @@ impl Kernel for FakeKernel {
     fn switch_root(&mut self) -> Result<(), KernelError> {
         self.verb("switch_root")?;
         self.alive.switched = true;
+        Ok(())
+    }
+
+    fn running_config(&mut self) -> Result<GuestConfig, KernelError> {
+        self.verb("running_config").map(|()| self.config.clone())
+    }
+
+    fn set_hostname(&mut self, identity: &Identity) -> Result<(), KernelError> {
+        self.verb("set_hostname")?;
+        self.alive.identity = Some(identity.clone());
+        Ok(())
+    }
+
+    fn inspect_root(&mut self, wanted: Option<&str>) -> RootFacts {
+        self.wanted_init = wanted.map(str::to_owned);
+        self.root_facts.clone()
+    }
+
+    fn place(&mut self, placed: &Placed) -> Result<(), KernelError> {
+        self.verb("place")?;
+        self.alive.placed.push(placed.clone());
+        Ok(())
+    }
+
+    fn execute_init(&mut self, successor: &Successor) -> Result<(), KernelError> {
+        self.verb("execute_init")?;
+        self.alive.executed = Some(successor.clone());
         Ok(())
     }
 }

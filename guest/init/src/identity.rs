@@ -36,18 +36,27 @@ impl Identity {
 
     /// Writes the files below `root` and sets the host name of the running kernel.
     pub fn write(&self, root: &Path) -> Result<(), KernelError> {
-        nix::unistd::sethostname(&self.hostname)
-            .map_err(|errno| KernelError::file("set hostname", &self.hostname)(errno.into()))?;
+        self.set_hostname()?;
         self.write_files(root)
     }
 
-    fn write_files(&self, root: &Path) -> Result<(), KernelError> {
+    /// Sets the host name of the running kernel.
+    pub fn set_hostname(&self) -> Result<(), KernelError> {
+        nix::unistd::sethostname(&self.hostname)
+            .map_err(|errno| KernelError::file("set hostname", &self.hostname)(errno.into()))
+    }
+
+    /// The text of hosts(5) when there is nothing to keep.
+    pub fn hosts(&self) -> String {
         let name = &self.hostname;
         let short = name.split('.').next().unwrap_or(name);
         let names = if short == name { name.clone() } else { format!("{name} {short}") };
-        let hosts = format!("127.0.0.1\tlocalhost {names}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-        replace(&root.join("etc/hostname"), &format!("{name}\n"))?;
-        replace(&root.join("etc/hosts"), &hosts)?;
+        format!("127.0.0.1\tlocalhost {names}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+    }
+
+    fn write_files(&self, root: &Path) -> Result<(), KernelError> {
+        replace(&root.join("etc/hostname"), &format!("{}\n", self.hostname))?;
+        replace(&root.join("etc/hosts"), &self.hosts())?;
         replace(&root.join("etc/resolv.conf"), &self.resolv_conf)?;
         replace(&root.join("etc/machine-id"), &format!("{}\n", self.machine_id))
     }
@@ -56,6 +65,12 @@ impl Identity {
 /// The lines of resolv.conf(5). The resolver reads three servers at most (MAXNS), in order; more than these are kept for
 /// whoever reads more.
 fn resolv_conf(boot: &BootConfig, keys: &NetworkKeys) -> String {
+    let search = if keys.search.is_empty() { String::new() } else { format!("search {}\n", keys.search.join(" ")) };
+    servers(boot, keys).iter().fold(search, |text, server| format!("{text}nameserver {server}\n"))
+}
+
+/// The DNS servers of this VM, each once, ours before those of `ip=`.
+pub(crate) fn servers(boot: &BootConfig, keys: &NetworkKeys) -> Vec<IpAddr> {
     let of_ip = [boot.ip.dns0, boot.ip.dns1].into_iter().flatten().map(IpAddr::from);
     let mut servers: Vec<IpAddr> = Vec::new();
     for server in keys.dns.iter().copied().chain(of_ip) {
@@ -63,12 +78,11 @@ fn resolv_conf(boot: &BootConfig, keys: &NetworkKeys) -> String {
             servers.push(server);
         }
     }
-    let search = if keys.search.is_empty() { String::new() } else { format!("search {}\n", keys.search.join(" ")) };
-    servers.iter().fold(search, |text, server| format!("{text}nameserver {server}\n"))
+    servers
 }
 
 /// Puts a new file in the place of whatever has this name; a link is replaced, not followed.
-fn replace(path: &Path, text: &str) -> Result<(), KernelError> {
+pub(crate) fn replace(path: &Path, text: &str) -> Result<(), KernelError> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(KernelError::file("create", parent))?;
     }

@@ -10,6 +10,7 @@ use airlock_protocol::guest_config::RootFs;
 use airlock_protocol::{GuestConfig, MacAddr, StageReport};
 use nix::errno::Errno;
 
+use crate::handover::{Placed, RootFacts, Successor};
 use crate::identity::Identity;
 
 /// What the boot order asks of the kernel.
@@ -24,6 +25,8 @@ pub trait Kernel {
     fn cmdline(&mut self) -> Result<String, KernelError>;
     /// The image's guest configuration from the initramfs.
     fn guest_config(&mut self) -> Result<GuestConfig, KernelError>;
+    /// The same from the running guest, for a supervisor that was started after the initramfs was gone.
+    fn running_config(&mut self) -> Result<GuestConfig, KernelError>;
     /// Loads one module of the initramfs; a module that is loaded already is no error.
     fn load_module(&mut self, file: &str) -> Result<(), KernelError>;
     /// Sets `lo` up and waits, within its bound, for the interface.
@@ -46,6 +49,14 @@ pub trait Kernel {
     fn install_programs(&mut self) -> Result<(), KernelError>;
     /// Moves the mounts below the new root and makes it `/`.
     fn switch_root(&mut self) -> Result<(), KernelError>;
+    /// Sets the host name of the running kernel.
+    fn set_hostname(&mut self, identity: &Identity) -> Result<(), KernelError>;
+    /// Looks at what is `/` now; `wanted` is the kernel's own `init=`.
+    fn inspect_root(&mut self, wanted: Option<&str>) -> RootFacts;
+    /// Puts one file or link where the image's programs look for it.
+    fn place(&mut self, placed: &Placed) -> Result<(), KernelError>;
+    /// Starts the supervisor, if it is to be a child, and becomes the image's init. Success is never seen on a real kernel.
+    fn execute_init(&mut self, successor: &Successor) -> Result<(), KernelError>;
 }
 
 /// How our interface is recognized.

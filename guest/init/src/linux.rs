@@ -11,18 +11,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use airlock_protocol::guest_config::RootFs;
-use airlock_protocol::paths::{GUEST_RUN, GUEST_TIMELINE, INITRAMFS_CONFIG, INITRAMFS_MODULES};
+use airlock_protocol::paths::{GUEST_CONFIG, GUEST_RUN, GUEST_TIMELINE, INITRAMFS_CONFIG, INITRAMFS_MODULES};
 use airlock_protocol::{GuestConfig, MacAddr, StageReport};
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::time::{ClockId, clock_gettime};
 
+use crate::handover::{Placed, RootFacts, Successor};
 use crate::identity::Identity;
 use crate::kernel::{Kernel, KernelError, Link, WantedLink};
 use crate::net::arp;
 use crate::net::rtnetlink::Rtnetlink;
 use crate::root;
+use crate::succession;
 
 /// How long the interface may take to appear. Drivers probe while their module is loaded, so it is nearly always there.
 const LINK_WITHIN: Duration = Duration::from_secs(2);
@@ -111,8 +113,11 @@ impl Kernel for LinuxKernel {
     }
 
     fn guest_config(&mut self) -> Result<GuestConfig, KernelError> {
-        let text = fs::read(INITRAMFS_CONFIG).map_err(KernelError::file("read", INITRAMFS_CONFIG))?;
-        serde_json::from_slice(&text).map_err(|source| KernelError::GuestConfig { path: INITRAMFS_CONFIG, source })
+        read_config(INITRAMFS_CONFIG)
+    }
+
+    fn running_config(&mut self) -> Result<GuestConfig, KernelError> {
+        read_config(GUEST_CONFIG)
     }
 
     fn load_module(&mut self, file: &str) -> Result<(), KernelError> {
@@ -172,6 +177,28 @@ impl Kernel for LinuxKernel {
     fn switch_root(&mut self) -> Result<(), KernelError> {
         root::switch_root()
     }
+
+    fn set_hostname(&mut self, identity: &Identity) -> Result<(), KernelError> {
+        identity.set_hostname()
+    }
+
+    fn inspect_root(&mut self, wanted: Option<&str>) -> RootFacts {
+        RootFacts::of(Path::new("/"), wanted)
+    }
+
+    fn place(&mut self, placed: &Placed) -> Result<(), KernelError> {
+        succession::place(Path::new("/"), placed)
+    }
+
+    fn execute_init(&mut self, successor: &Successor) -> Result<(), KernelError> {
+        let failed = succession::execute_init(successor);
+        failed.map(|never| match never {})
+    }
+}
+
+fn read_config(path: &'static str) -> Result<GuestConfig, KernelError> {
+    let text = fs::read(path).map_err(KernelError::file("read", path))?;
+    serde_json::from_slice(&text).map_err(|source| KernelError::GuestConfig { path, source })
 }
 
 /// Mounts a virtual filesystem; one that is mounted already is what was wanted.

@@ -70,6 +70,11 @@ pub fn install_programs() -> Result<(), KernelError> {
             symlink("airlock-agent", &link).map_err(KernelError::file("create", &link))?;
         }
     }
+    // Ourselves too, for the supervisor beside an image's own init; the name /init goes with the initramfs.
+    let ours = Path::new(INITRAMFS_BIN).join("airlock-init");
+    if Path::new("/init").exists() && !ours.exists() {
+        fs::hard_link("/init", &ours).map_err(KernelError::file("create", &ours))?;
+    }
     make_dir(GUEST_BIN, 0o755)?;
     mount_at(INITRAMFS_BIN, "none", GUEST_BIN, MsFlags::MS_BIND, "")?;
     if Path::new(INITRAMFS_CONFIG).exists() {

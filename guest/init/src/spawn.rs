@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 use airlock_protocol::accounts::Account;
 use airlock_protocol::guest_config::Service;
 use airlock_protocol::paths::{GUEST_BIN, GUEST_RUN};
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setsid, setuid};
 
 /// A log larger than this is cut when its service is started again: logs live in the guest's memory.
@@ -63,6 +64,9 @@ fn become_account(account: &Account) -> io::Result<()> {
         setgid(Gid::from_raw(account.gid))?;
         setuid(Uid::from_raw(account.uid))?;
     }
+    // A supervisor that dies takes its services along, so that its successor finds their ports free. Last: a change of user
+    // clears it (prctl(2)). PID 1 does not die.
+    set_pdeathsig(Signal::SIGKILL)?;
     Ok(())
 }
 

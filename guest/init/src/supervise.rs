@@ -2,27 +2,67 @@
 //!
 //! A failure to open one of its descriptors is said on the console and costs only what that descriptor was for.
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::time::Instant;
 
+use airlock_protocol::paths::GUEST_RUN;
 use airlock_protocol::redact::redact;
 use nix::errno::Errno;
+use nix::fcntl::Flock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::boot::Booted;
+use crate::kernel::{Kernel, chain};
 use crate::orders::{self, Order};
 use crate::plan::Roster;
+use crate::run_dir::RunDir;
 use crate::socket_wait::SocketWait;
 use crate::spawn;
 
+/// What the supervisor beside an image's own init holds.
+#[derive(Debug)]
+pub struct Beside {
+    run_dir: RunDir,
+    /// Kept until this process ends.
+    _lock: Option<Flock<File>>,
+}
+
+/// Prepares the supervisor beside an image's own init: waits until PID 1 is that init (our input ends then) and no other
+/// supervisor lives, and takes over the orphans of our services, which that init may not expect.
+pub fn beside_init(kernel: &mut impl Kernel) -> (Booted, Option<Beside>) {
+    let said = |doing: &'static str| move |error: io::Error| say(&format!("airlock-init: {doing}: {error}"));
+    // Before the image's init can cover it.
+    let run_dir = RunDir::hold(Path::new(GUEST_RUN)).map_err(said("hold the run directory")).ok();
+    let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+    let beside = run_dir.map(|run_dir| {
+        let _lock = run_dir.lock().map_err(said("wait for another supervisor")).ok();
+        keep_visible(&run_dir);
+        Beside { run_dir, _lock }
+    });
+    if let Err(errno) = set_child_subreaper(true) {
+        said("adopt the orphans of services")(errno.into());
+    }
+    let guest = kernel.running_config().map_err(|error| say(&format!("airlock-init: {}", chain(&error)))).ok();
+    (Booted { guest, root: true }, beside)
+}
+
+fn keep_visible(run_dir: &RunDir) {
+    if let Err(error) = run_dir.restore() {
+        say(&format!("airlock-init: show {GUEST_RUN} again: {error}"));
+    }
+}
+
 /// Supervises until the machine is powered off. Returns only when signals cannot be received at all.
-pub fn run(roster: &mut Roster) {
+pub fn run(roster: &mut Roster, beside: Option<&Beside>) {
     let signals = match open_signals() {
         Ok(signals) => signals,
         Err(errno) => return say(&format!("airlock-init: open signalfd: {errno}")),
@@ -41,12 +81,16 @@ pub fn run(roster: &mut Roster) {
         start_due(roster, now());
         let wake_at = [roster.next_due(), sockets.retry_at()].into_iter().flatten().min();
         let pause = wake_at.map(|at| at.saturating_sub(now()));
-        let woken = wait(signals.as_fd(), socket.as_ref(), sockets.fd(), pause);
+        let mounts = beside.map(|beside| beside.run_dir.changed_fd());
+        let woken = wait(signals.as_fd(), socket.as_ref(), sockets.fd(), mounts, pause);
         if woken.signals {
             let _ = signals.read_signal();
         }
         if woken.sockets {
             sockets.woken();
+        }
+        if let Some(beside) = beside.filter(|_| woken.mounts) {
+            keep_visible(&beside.run_dir);
         }
         if woken.orders && socket.as_ref().and_then(orders::next) == Some(Order::PowerOff) {
             say("airlock-init: powering off");
@@ -61,6 +105,7 @@ struct Woken {
     signals: bool,
     orders: bool,
     sockets: bool,
+    mounts: bool,
 }
 
 /// Sleeps until a descriptor is readable or `pause` milliseconds are over.
@@ -68,6 +113,7 @@ fn wait(
     signals: BorrowedFd<'_>,
     orders: Option<&UnixDatagram>,
     sockets: Option<BorrowedFd<'_>>,
+    mounts: Option<BorrowedFd<'_>>,
     pause: Option<u64>,
 ) -> Woken {
     let timeout = pause.map_or(PollTimeout::NONE, |ms| {
@@ -80,12 +126,13 @@ fn wait(
         PollFd::new(signals, PollFlags::POLLIN),
         PollFd::new(orders.unwrap_or(signals), on(orders)),
         PollFd::new(sockets.unwrap_or(signals), on(sockets)),
+        PollFd::new(mounts.unwrap_or(signals), mounts.map_or(PollFlags::empty(), |_| PollFlags::POLLPRI)),
     ];
     if poll(&mut fds, timeout).is_err() {
         return Woken::default();
     }
-    let [signals, orders, sockets] = fds.map(|fd| fd.any().unwrap_or(false));
-    Woken { signals, orders, sockets }
+    let [signals, orders, sockets, mounts] = fds.map(|fd| fd.any().unwrap_or(false));
+    Woken { signals, orders, sockets, mounts }
 }
 
 /// Starts every service that is due at `now`, in milliseconds since the supervisor's start.

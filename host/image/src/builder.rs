@@ -165,6 +165,7 @@ fn manifest(
         memory_mib: recipe.memory_mib,
         vcpus: recipe.vcpus,
         network_owner: recipe.network_owner,
+        handover: recipe.handover,
         readiness: recipe.readiness.clone(),
         root_fs: RootFs::Erofs,
         modules: kernel.modules().to_vec(),

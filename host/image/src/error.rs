@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use airlock_protocol::Stage;
+use airlock_protocol::guest_config::NetworkOwner;
 
 use crate::elf::ElfFault;
 use crate::modules::UnknownModule;
@@ -295,7 +296,7 @@ pub enum RecipeFault {
         user: String,
     },
     /// A file with no content, or two.
-    #[error("file {path} needs either content or source")]
+    #[error("file {path} needs one of content, source and link")]
     ContentAmbiguous {
         /// Path in the image.
         path: String,
@@ -323,6 +324,12 @@ pub enum RecipeFault {
     StageWithoutDisplay {
         /// The stage.
         stage: Stage,
+    },
+    /// A program of the image is to configure the network, and nobody starts it.
+    #[error("network_owner is {}, which only an init starts; handover is not \"init\"", owner.name())]
+    OwnerWithoutInit {
+        /// The owner.
+        owner: NetworkOwner,
     },
     /// No memory or no CPU.
     #[error("memory_mib and vcpus must be at least 1")]

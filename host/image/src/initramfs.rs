@@ -1,6 +1,6 @@
 //! Puts the initramfs together: init, the other guest programs, the modules, the guest configuration. Pure.
 
-use airlock_protocol::guest_config::{GuestConfig, Handover, RootFs};
+use airlock_protocol::guest_config::{GuestConfig, RootFs};
 use airlock_protocol::paths::{INITRAMFS_BIN, INITRAMFS_CONFIG, INITRAMFS_MODULES};
 
 use crate::cpio::Archive;
@@ -20,7 +20,8 @@ pub(crate) fn guest_config(recipe: &Recipe, kernel_release: &str, modules: &[Str
         kernel_release: kernel_release.to_owned(),
         modules: modules.to_vec(),
         root_fs: RootFs::Erofs,
-        handover: Handover::Supervise,
+        handover: recipe.handover,
+        network_owner: recipe.network_owner,
         services: recipe.services.clone(),
         display: recipe.display.clone(),
     }

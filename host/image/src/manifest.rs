@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use airlock_protocol::Stage;
-use airlock_protocol::guest_config::{Display, RootFs, Service};
+use airlock_protocol::guest_config::{Display, Handover, RootFs, Service};
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::NetworkOwner;
@@ -33,6 +33,9 @@ pub struct Manifest {
     pub vcpus: u8,
     /// Who configures the guest's network.
     pub network_owner: NetworkOwner,
+    /// Who is PID 1 after the root is mounted.
+    #[serde(default, skip_serializing_if = "Handover::is_default")]
+    pub handover: Handover,
     /// Stages that must be reached before the image counts as ready, in order.
     pub readiness: Vec<Stage>,
     /// Filesystem of the root.
@@ -140,6 +143,7 @@ mod tests {
             memory_mib: 256,
             vcpus: 1,
             network_owner: NetworkOwner::Airlock,
+            handover: Handover::Supervise,
             readiness: vec![Stage::AgentUp, Stage::Reachable],
             root_fs: RootFs::Erofs,
             modules: vec!["virtio.ko".into()],

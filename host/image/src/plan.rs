@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::digest;
 use crate::error::ImageError;
-use crate::recipe::LoadedRecipe;
+use crate::recipe::{Base, LoadedRecipe};
 use crate::tool::ToolRun;
 
 /// Changes whenever the builder would make something else of the same recipe.
@@ -43,7 +43,10 @@ impl BuildPlan {
         let contents: Vec<String> = loaded.contents.iter().map(|content| digest::of_bytes(content)).collect();
         let files: Vec<_> = recipe.files.iter().zip(&contents).map(|(f, c)| (&f.path, f.mode, &f.owner, c)).collect();
         let rootfs = key(&(
-            "rootfs",
+            match recipe.base {
+                Base::Minimal => "rootfs",
+                Base::Nothing => "rootfs of nothing",
+            },
             &recipe.suite,
             &recipe.packages,
             &recipe.users,
@@ -77,9 +80,13 @@ pub(crate) fn fetch_kernel(loaded: &LoadedRecipe, target: &str, temporary: &str)
     debootstrap(loaded, temporary, "extract", std::slice::from_ref(&loaded.recipe.kernel_package), &[], target)
 }
 
-/// Installs the minimal system and the recipe's packages into `target`.
+/// Installs (or, on no base, unpacks) the recipe's packages into `target`.
 pub(crate) fn install_packages(loaded: &LoadedRecipe, target: &str, temporary: &str) -> ToolRun {
-    debootstrap(loaded, temporary, "minbase", &loaded.recipe.packages, LEFT_OUT, target)
+    let variant = match loaded.recipe.base {
+        Base::Minimal => "minbase",
+        Base::Nothing => "extract",
+    };
+    debootstrap(loaded, temporary, variant, &loaded.recipe.packages, LEFT_OUT, target)
 }
 
 fn debootstrap(

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use airlock_protocol::Stage;
-use airlock_protocol::guest_config::{Display, Service};
+pub use airlock_protocol::guest_config::NetworkOwner;
+use airlock_protocol::guest_config::{Display, Handover, Service};
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
@@ -32,7 +33,10 @@ pub struct Recipe {
     pub name: String,
     /// Distribution suite, e.g. `bookworm`.
     pub suite: String,
-    /// Packages besides the minimal system.
+    /// What the packages are added to.
+    #[serde(default, skip_serializing_if = "Base::is_default")]
+    pub base: Base,
+    /// Packages besides the base.
     #[serde(default)]
     pub packages: Vec<String>,
     /// Package of the kernel.
@@ -48,6 +52,9 @@ pub struct Recipe {
     /// Who configures the guest's network.
     #[serde(default)]
     pub network_owner: NetworkOwner,
+    /// Who is PID 1 after the root is mounted.
+    #[serde(default, skip_serializing_if = "Handover::is_default")]
+    pub handover: Handover,
     /// Time stamp of every file in the image, seconds since the Unix epoch.
     #[serde(default = "default_epoch")]
     pub epoch: u64,
@@ -72,13 +79,22 @@ const fn default_epoch() -> u64 {
     DEFAULT_EPOCH
 }
 
-/// Who configures the guest's network.
+/// What a root begins with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum NetworkOwner {
-    /// airlock-init.
+pub enum Base {
+    /// The distribution's essential packages, installed.
     #[default]
-    Airlock,
+    Minimal,
+    /// Nothing: the packages are unpacked, none of their scripts run, and there is no package database.
+    Nothing,
+}
+
+impl Base {
+    /// Whether this is what is meant when nothing is said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// An ordinary user. The group has the user's name and number.
@@ -113,6 +129,9 @@ pub struct RecipeFile {
     /// Or the file that holds it, below the recipe's directory.
     #[serde(default)]
     pub source: Option<String>,
+    /// Or where it leads, if it is a symbolic link; mode and owner mean nothing then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
 }
 
 const fn default_mode() -> u32 {
@@ -171,7 +190,7 @@ impl LoadedRecipe {
         let contents = recipe.files.iter().map(|file| match (&file.content, &file.source) {
             (Some(content), _) => Ok(content.clone().into_bytes()),
             (None, Some(source)) => read_source(source),
-            (None, None) => Ok(Vec::new()),
+            (None, None) => Ok(file.link.iter().flat_map(|link| format!("link to {link}").into_bytes()).collect()),
         });
         let contents = contents.collect::<Result<_, _>>()?;
         Ok(Self { recipe, contents })
@@ -233,7 +252,8 @@ fn validate(recipe: &Recipe) -> Result<(), RecipeFault> {
     }
     for file in &recipe.files {
         check_path(&file.path)?;
-        if file.content.is_some() == file.source.is_some() {
+        let given = [file.content.is_some(), file.source.is_some(), file.link.is_some()];
+        if given.iter().filter(|given| **given).count() != 1 {
             return Err(RecipeFault::ContentAmbiguous { path: file.path.clone() });
         }
         if file.source.as_ref().is_some_and(|source| source.split('/').any(|part| part.is_empty() || part == "..")) {
@@ -246,6 +266,11 @@ fn validate(recipe: &Recipe) -> Result<(), RecipeFault> {
         if !services.insert(&service.name) {
             return Err(RecipeFault::ServiceTwice { service: service.name.clone() });
         }
+    }
+    if recipe.handover == Handover::Supervise
+        && !matches!(recipe.network_owner, NetworkOwner::Airlock | NetworkOwner::Kernel)
+    {
+        return Err(RecipeFault::OwnerWithoutInit { owner: recipe.network_owner });
     }
     for command in &recipe.run {
         check_path(command.first().map_or("", String::as_str))?;
@@ -328,6 +353,12 @@ readiness = ["agent_up", "reachable"]
         ));
         assert!(matches!(refused("packages = [\"--hook=x\"]"), RecipeFault::NameInvalid { .. }));
         assert!(matches!(refused("run = [[\"fc-cache\"]]"), RecipeFault::PathInvalid { .. }));
+        assert!(matches!(
+            refused(&format!("{file}content = \"\"\nlink = \"y\"")),
+            RecipeFault::ContentAmbiguous { .. }
+        ));
+        assert!(matches!(refused("network_owner = \"dhcpcd\""), RecipeFault::OwnerWithoutInit { .. }));
+        assert!(parse("network_owner = \"dhcpcd\"\nhandover = \"init\"").is_ok());
         let root = "[[users]]\nname = \"root\"\nuid = 5\nhome = \"/root\"\nshell = \"/bin/sh\"";
         assert!(matches!(refused(root), RecipeFault::UserTaken { .. }));
         let without_display = BASE.replace("\"reachable\"", "\"reachable\", \"display_up\"");
@@ -342,5 +373,8 @@ readiness = ["agent_up", "reachable"]
             |content: &str| LoadedRecipe::parse("test", &file, |_| Ok(content.into())).unwrap().digest().unwrap();
         assert_eq!(with("a"), with("a"));
         assert_ne!(with("a"), with("b"));
+        let link =
+            |to: &str| parse(&format!("[[files]]\npath = \"/etc/x\"\nlink = \"{to}\"")).unwrap().digest().unwrap();
+        assert_ne!(link("a"), link("b"));
     }
 }

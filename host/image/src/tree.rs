@@ -66,7 +66,10 @@ impl<'a> Tree<'a> {
         for (file, content) in loaded.recipe.files.iter().zip(&loaded.contents) {
             // Validation has made sure that the owner is one of them.
             let id = ids.get(file.owner.as_str()).copied().unwrap_or(0);
-            self.write_file(&file.path, file.mode, id, content)?;
+            match &file.link {
+                Some(target) => self.make_link(&file.path, target)?,
+                None => self.write_file(&file.path, file.mode, id, content)?,
+            }
         }
         Ok(())
     }
@@ -106,6 +109,14 @@ impl<'a> Tree<'a> {
         fs::write(&target, content).map_err(ImageError::io("write", &target))?;
         chown(&target, Some(owner), Some(owner)).map_err(ImageError::io("change owner of", &target))?;
         set_mode(&target, mode)
+    }
+
+    /// Makes a symbolic link, replacing what is there.
+    fn make_link(&self, path: &str, target: &str) -> Result<(), ImageError> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or_default();
+        let link = self.make_directories(parent, 0)?.join(name);
+        remove(&link)?;
+        std::os::unix::fs::symlink(target, &link).map_err(ImageError::io("link", &link))
     }
 
     fn make_directories(&self, path: &str, owner: u32) -> Result<PathBuf, ImageError> {

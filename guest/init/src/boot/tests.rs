@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::fake::FakeKernel;
+use crate::handover::FoundInit;
 use airlock_protocol::StageReport;
-use airlock_protocol::guest_config::{Handover, RootFs};
+use airlock_protocol::guest_config::{Handover, NetworkOwner, RootFs};
 use nix::errno::Errno;
 
 const CMDLINE: &str =
@@ -16,6 +17,7 @@ fn config() -> GuestConfig {
         modules: vec!["virtio.ko".into(), "virtio_net.ko".into()],
         root_fs: RootFs::Erofs,
         handover: Handover::Supervise,
+        network_owner: NetworkOwner::Airlock,
         services: vec![Service { name: "xvnc".into(), command: vec!["/usr/bin/Xvnc".into()], ..agent_service() }],
         display: None,
     }
@@ -144,6 +146,80 @@ fn keys_beside_ip_reach_the_link_and_a_wrong_one_costs_only_itself() {
     boot(&mut kernel);
     assert!(stages(&kernel.reports).contains(&(Stage::LinkUp, false)));
     assert!(kernel.alive.link_up && kernel.alive.address.is_some());
+}
+
+/// A guest whose root has systemd.
+fn handed_over(fails: Option<(&'static str, Errno)>, change: impl FnOnce(&mut FakeKernel)) -> (FakeKernel, Booted) {
+    let mut kernel = FakeKernel::new(CMDLINE, GuestConfig { handover: Handover::Init, ..config() });
+    let found = FoundInit { path: "/sbin/init".into(), real: "/usr/lib/systemd/systemd".into() };
+    kernel.root_facts.inits = vec![found];
+    kernel.fails = fails;
+    change(&mut kernel);
+    let booted = boot(&mut kernel);
+    (kernel, booted)
+}
+
+#[test]
+fn the_image_s_own_init_becomes_pid_1() {
+    let (kernel, _) = handed_over(None, |_| {});
+    assert_eq!(stages(&kernel.reports), INIT_STAGES.map(|stage| (stage, true)).to_vec());
+    let facts = &kernel.reports.last().unwrap().facts;
+    let fact = |key: &str| facts[key].as_str().unwrap();
+    assert_eq!((fact("init"), fact("kind"), fact("mode")), ("/sbin/init", "systemd", "unit"));
+    assert!(kernel.alive.switched && kernel.alive.programs);
+    assert_eq!(kernel.alive.executed.as_ref().and_then(|init| init.init.as_deref()), Some("/sbin/init"));
+    assert!(kernel.alive.placed.iter().any(|placed| placed.path == "/run/systemd/system/airlock.service"));
+    assert_eq!(kernel.alive.identity.as_ref().map(|id| id.hostname.as_str()), Some("vm-8"));
+
+    let (kernel, _) = handed_over(None, |kernel| kernel.cmdline += " init=/opt/my-init");
+    assert_eq!(kernel.wanted_init.as_deref(), Some("/opt/my-init"));
+}
+
+#[test]
+fn a_hand_over_that_fails_leaves_a_guest_that_answers() {
+    for (verb, root) in [
+        ("install_programs", false),
+        ("switch_root", false),
+        ("place", true),
+        ("execute_init", true),
+        ("mount_root", false),
+    ] {
+        let (kernel, booted) = handed_over(Some((verb, Errno::EACCES)), |_| {});
+        let failed: Vec<&StageReport> = kernel.reports.iter().filter(|report| !report.ok).collect();
+        assert!(failed.iter().any(|report| report.stage == Stage::HandedOver), "{verb}: {failed:?}");
+        assert_eq!(failed[0].errno.as_deref(), Some("EACCES"), "{verb}");
+        assert_eq!(booted.root, root, "{verb}");
+        assert_eq!(kernel.alive.executed.is_some(), verb == "place", "{verb}");
+        assert!(!roster_of(&booted).due(0).is_empty(), "{verb}: the agent runs");
+    }
+}
+
+#[test]
+fn a_root_without_an_init_is_supervised() {
+    let (kernel, booted) = handed_over(None, |kernel| kernel.root_facts.inits.clear());
+    assert_eq!(stages(&kernel.reports), INIT_STAGES.map(|stage| (stage, true)).to_vec());
+    assert_eq!(kernel.reports.last().unwrap().facts["mode"].as_str(), Some("pid1"));
+    assert!(kernel.alive.executed.is_none() && booted.root);
+    assert_eq!(roster_of(&booted).due(0).len(), 2);
+}
+
+#[test]
+fn an_interface_that_somebody_else_owns_is_found_and_left_alone() {
+    let owned = |kernel: &mut FakeKernel| kernel.config.network_owner = NetworkOwner::SystemdNetworkd;
+    let (kernel, _) = handed_over(None, owned);
+    let reached: Vec<Stage> = kernel.reports.iter().map(|report| report.stage).collect();
+    use Stage::*;
+    assert_eq!(reached, [InitStarted, ConfigRead, ModulesLoaded, LinkFound, RootMounted, HandedOver]);
+    assert!(kernel.reports.iter().all(|report| report.ok));
+    assert_eq!((kernel.alive.address, kernel.alive.gateway, kernel.alive.link_up), (None, None, false));
+    assert!(kernel.alive.placed.iter().any(|placed| placed.path == "/run/systemd/network/00-airlock.network"));
+
+    let (kernel, _) = handed_over(None, |kernel| {
+        owned(kernel);
+        kernel.root_facts.inits.clear();
+    });
+    let failed = kernel.reports.iter().find(|report| !report.ok).unwrap();
+    assert_eq!((failed.stage, failed.errno.as_deref()), (HandedOver, Some("ENOENT")));
 }
 
 #[test]

@@ -1,0 +1,149 @@
+//! The lease in the words of the manager that owns the interface, when that is not airlock-init.
+//!
+//! The address is the same as ever, that of `ip=`: none of these asks a server. Names are written where the manager has no
+//! other way; wherever it can, it matches by MAC.
+
+use std::net::Ipv4Addr;
+
+use airlock_protocol::BootConfig;
+use airlock_protocol::boot_config::NetworkKeys;
+use airlock_protocol::guest_config::NetworkOwner;
+use airlock_protocol::ip_param::Netmask;
+
+use super::{Interface, Placed, RootFacts};
+use crate::boot::classful_prefix;
+use crate::identity::servers;
+
+const UNITS: &str = "/run/systemd/system";
+
+/// The files that make `owner` configure the interface. Nothing without an address, or if the owner reads `ip=` itself.
+pub fn files(
+    facts: &RootFacts,
+    owner: NetworkOwner,
+    (boot, keys): (&BootConfig, &NetworkKeys),
+    interface: &Interface,
+) -> Vec<Placed> {
+    let Some(lease) = Lease::of(boot, keys) else { return Vec::new() };
+    match owner {
+        NetworkOwner::Airlock | NetworkOwner::Kernel => Vec::new(),
+        NetworkOwner::SystemdNetworkdGenerator => {
+            let generator = "systemd-network-generator.service";
+            [enabled(facts, generator, "sysinit.target"), networkd_enabled(facts)].concat()
+        }
+        NetworkOwner::SystemdNetworkd => {
+            let file = Placed::text("/run/systemd/network/00-airlock.network", lease.networkd(interface));
+            [vec![file], networkd_enabled(facts)].concat()
+        }
+        NetworkOwner::Netplan => {
+            let file = Placed::text("/run/netplan/90-airlock.yaml", lease.netplan(interface, "network:\n", "  "));
+            [vec![file], networkd_enabled(facts)].concat()
+        }
+        NetworkOwner::CloudInit => {
+            let seed = "/var/lib/cloud/seed/nocloud";
+            let host = boot.ip.hostname.as_deref().unwrap_or("airlock");
+            vec![
+                Placed::text(
+                    format!("{seed}/meta-data"),
+                    format!("instance-id: {}\nlocal-hostname: {host}\n", boot.vm_id),
+                ),
+                Placed::text(format!("{seed}/user-data"), "#cloud-config\n{}\n"),
+                Placed::text(format!("{seed}/network-config"), lease.netplan(interface, "", "")),
+            ]
+        }
+        NetworkOwner::Dhcpcd => {
+            let existing = facts.texts.get("/etc/dhcpcd.conf").map_or("", String::as_str);
+            vec![Placed::text("/etc/dhcpcd.conf", format!("{existing}\n{}", lease.dhcpcd(interface)))]
+        }
+        NetworkOwner::Ifupdown => vec![Placed::text("/etc/network/interfaces", lease.ifupdown(interface))],
+    }
+}
+
+/// A unit of the image, wanted by a target without touching what the image has enabled.
+fn enabled(facts: &RootFacts, unit: &str, target: &str) -> Vec<Placed> {
+    let dir = if facts.present("/usr/lib/systemd/system/systemd-networkd.service") { "/usr/lib" } else { "/lib" };
+    vec![Placed::link(format!("{UNITS}/{target}.wants/{unit}"), format!("{dir}/systemd/system/{unit}"))]
+}
+
+fn networkd_enabled(facts: &RootFacts) -> Vec<Placed> {
+    enabled(facts, "systemd-networkd.service", "multi-user.target")
+}
+
+/// The lease of this VM, ready to be written.
+struct Lease {
+    addr: Ipv4Addr,
+    mask: Netmask,
+    gateway: Option<Ipv4Addr>,
+    servers: Vec<String>,
+    search: Vec<String>,
+    mtu: Option<u16>,
+}
+
+impl Lease {
+    fn of(boot: &BootConfig, keys: &NetworkKeys) -> Option<Self> {
+        let addr = boot.ip.client?;
+        let mask = boot.ip.netmask.or_else(|| Netmask::from_prefix(classful_prefix(addr)))?;
+        let servers = servers(boot, keys).iter().map(ToString::to_string).collect();
+        Some(Self { addr, mask, gateway: boot.ip.gateway, servers, search: keys.search.clone(), mtu: keys.mtu })
+    }
+
+    fn cidr(&self) -> String {
+        format!("{}/{}", self.addr, self.mask.prefix())
+    }
+
+    fn networkd(&self, interface: &Interface) -> String {
+        let mut text = format!("[Match]\nMACAddress={}\n\n", interface.mac);
+        text += &optional("[Link]\nMTUBytes=", self.mtu, "\n\n");
+        text += &format!("[Network]\nLinkLocalAddressing=no\nIPv6AcceptRA=no\nAddress={}\n", self.cidr());
+        text += &optional("Gateway=", self.gateway, "\n");
+        text += &optional("DNS=", joined(&self.servers, " "), "\n");
+        text + &optional("Domains=", joined(&self.search, " "), "\n")
+    }
+
+    /// Version 2 of the network configuration, which cloud-init and netplan share.
+    fn netplan(&self, interface: &Interface, head: &str, indent: &str) -> String {
+        let Interface { dev, mac } = interface;
+        let mut lines = vec![
+            "version: 2".to_owned(),
+            "ethernets:".to_owned(),
+            format!("  {dev}:"),
+            format!("    match: {{macaddress: \"{mac}\"}}"),
+            format!("    addresses: [\"{}\"]", self.cidr()),
+        ];
+        lines.extend(self.mtu.map(|mtu| format!("    mtu: {mtu}")));
+        lines.extend(self.gateway.map(|gateway| format!("    routes: [{{to: \"0.0.0.0/0\", via: \"{gateway}\"}}]")));
+        let quoted = |list: &[String]| list.iter().map(|item| format!("\"{item}\"")).collect::<Vec<_>>().join(", ");
+        let (servers, search) = (quoted(&self.servers), quoted(&self.search));
+        if !servers.is_empty() || !search.is_empty() {
+            lines.push(format!("    nameservers: {{addresses: [{servers}], search: [{search}]}}"));
+        }
+        lines.iter().fold(head.to_owned(), |text, line| format!("{text}{indent}{line}\n"))
+    }
+
+    fn dhcpcd(&self, interface: &Interface) -> String {
+        let mut text =
+            format!("interface {}\nnoipv6\nnoipv4ll\nnoarp\nstatic ip_address={}\n", interface.dev, self.cidr());
+        text += &optional("mtu ", self.mtu, "\n");
+        text += &optional("static routers=", self.gateway, "\n");
+        text += &optional("static domain_name_servers=", joined(&self.servers, " "), "\n");
+        text + &optional("static domain_search=", joined(&self.search, " "), "\n")
+    }
+
+    fn ifupdown(&self, interface: &Interface) -> String {
+        let dev = &interface.dev;
+        let mut text = format!("auto lo\niface lo inet loopback\n\nauto {dev}\niface {dev} inet static\n");
+        text += &format!("  address {}\n  netmask {}\n", self.addr, self.mask.mask());
+        text += &optional("  gateway ", self.gateway, "\n");
+        text += &optional("  mtu ", self.mtu, "\n");
+        text += &optional("  dns-nameservers ", joined(&self.servers, " "), "\n");
+        text + &optional("  dns-search ", joined(&self.search, " "), "\n")
+    }
+}
+
+fn joined(list: &[String], between: &str) -> Option<String> {
+    (!list.is_empty()).then(|| list.join(between))
+}
+
+/// A line of the configuration, if there is a value for it.
+fn optional(before: &str, value: Option<impl std::fmt::Display>, after: &str) -> String {
+    value.map(|value| format!("{before}{value}{after}")).unwrap_or_default()
+}
