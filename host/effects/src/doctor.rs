@@ -10,6 +10,7 @@ use airlock_domain::network::NetworkSpec;
 use serde::Serialize;
 
 use crate::netns::Netns;
+use crate::network;
 use crate::probe;
 use crate::vmm::qemu::{Accel, QemuDriver};
 use crate::vmm::{VmmDriver, chain};
@@ -54,7 +55,9 @@ impl Fact {
 
 /// Every check, in the order in which a start would meet them.
 pub async fn examine(state_dir: &Path, network: &NetworkSpec) -> Vec<Fact> {
-    let mut facts = vec![capabilities(), tun(), namespaces(), overlap(network), qemu().await, kvm()];
+    let mut facts =
+        vec![capabilities(), tun(), namespaces(), nftables().await, overlap(network), egress(network).await];
+    facts.extend([qemu().await, kvm()]);
     facts.extend(build_tools());
     facts.extend([disk(state_dir), memory()]);
     facts
@@ -123,6 +126,44 @@ pub fn namespaces() -> Fact {
             chain(&error),
             "run as root; in a container allow unshare(2) and mounts (CAP_SYS_ADMIN)",
         ),
+    }
+}
+
+/// nft is there, and this kernel takes every kind of rule that isolates guests.
+pub async fn nftables() -> Fact {
+    match network::try_rules(&format!("airlock-doctor-nft-{}", std::process::id())).await {
+        Ok(()) => Fact::good("nftables", true, "the rules that isolate guests can be made"),
+        Err(error) => {
+            let remedy =
+                error.remedy().unwrap_or("run as root, with a kernel that has nf_tables (netdev, inet, nat, fib)");
+            Fact::bad("nftables", true, chain(&error), remedy)
+        }
+    }
+}
+
+/// The way out of guests can be made as the configuration says.
+pub async fn egress(network: &NetworkSpec) -> Fact {
+    let uplink = &network.egress.uplink;
+    if *uplink == Uplink::None {
+        return Fact::good("egress", false, "guests reach their gateway only (network.egress.uplink is none)");
+    }
+    match network::examine_uplink(network).await {
+        Ok(drops) if drops.is_empty() => {
+            Fact::good("egress", true, format!("{uplink} forwards, transit {}", network.egress.transit))
+        }
+        Ok(drops) => {
+            let peer = uplink_peer(&network.namespace);
+            Fact::bad(
+                "egress",
+                false,
+                format!("chain {} at {uplink} drops what it is not told to forward", drops.join(" and ")),
+                format!("let that firewall forward what comes from {peer}, and the replies to it"),
+            )
+        }
+        Err(error) => {
+            let remedy = error.remedy().unwrap_or("run as root, or set network.egress.uplink = \"none\"");
+            Fact::bad("egress", true, chain(&error), remedy)
+        }
     }
 }
 
@@ -199,9 +240,7 @@ pub fn disk(state_dir: &Path) -> Fact {
 
 /// Memory for one VM.
 pub fn memory() -> Fact {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse().ok());
-    let mib = kib.unwrap_or(0_u64) / 1024;
+    let mib = crate::memory::Memory::read().available_mib;
     let detail = format!("{mib} MiB available");
     if mib >= MEMORY_MIB {
         Fact::good("memory", true, detail)
@@ -246,7 +285,32 @@ mod tests {
         if !skip_unless_root() {
             let of = |name| facts.iter().find(|fact| fact.name == name).unwrap();
             assert!(of("capabilities").ok && of("namespaces").ok && of("tun").ok, "{facts:?}");
+            assert!(of("nftables").ok && of("egress").ok, "{facts:?}");
         }
+        assert!(!Netns::exists(&format!("airlock-doctor-nft-{}", std::process::id())));
+    }
+
+    #[tokio::test]
+    async fn an_uplink_that_does_not_forward_is_told_before_a_start() {
+        if skip_unless_root() {
+            return;
+        }
+        let (own, isp) = (TestNetns::new(), TestNetns::new());
+        let there = Netns::create(isp.name()).unwrap();
+        let mut network = own.spec();
+        network.egress.uplink = Uplink::Namespace(isp.name().to_owned());
+        let set = |value: &'static str| {
+            there.run(move || std::fs::write("/proc/sys/net/ipv4/ip_forward", value).unwrap()).unwrap();
+        };
+        set("0");
+        let fact = egress(&network).await;
+        assert!(!fact.ok && fact.required && fact.remedy.unwrap().contains("ip_forward=1"), "{}", fact.detail);
+        set("1");
+        let fact = egress(&network).await;
+        assert!(fact.ok, "{}", fact.detail);
+        network.egress.uplink = Uplink::Namespace(format!("{}-gone", isp.name()));
+        let fact = egress(&network).await;
+        assert!(fact.detail.ends_with("No such file or directory (os error 2)"), "{}", fact.detail);
     }
 
     #[test]

@@ -6,10 +6,8 @@ use crate::netns::NetnsError;
 
 use super::nft::NftError;
 
-/// How a host gets nft.
-pub(crate) const INSTALL_NFT: &str = "apt-get install nftables";
-/// How a host is made to route.
-pub(crate) const ENABLE_FORWARDING: &str =
+/// Settings of the uplink's namespace are its owner's.
+const ENABLE_FORWARDING: &str =
     "run there: sysctl -w net.ipv4.ip_forward=1 (Airlock does not change it), or set network.egress.uplink = \"none\"";
 
 /// What was being done to the network, to what, and the system's reason.
@@ -320,7 +318,7 @@ impl NetworkError {
     /// What to do about it, where more can be said than the catalogue says of the cause.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
-            Self::Nft { source: NftError::NotInstalled, .. } => Some(INSTALL_NFT),
+            Self::Nft { source: NftError::NotInstalled, .. } => Some("apt-get install nftables"),
             Self::UplinkNotForwarding { .. } => Some(ENABLE_FORWARDING),
             Self::TransitTaken { .. } => Some("set network.egress.transit to a /30 that nothing there uses"),
             Self::UplinkNameCollision { .. } => Some("remove that link, or choose another network.namespace"),

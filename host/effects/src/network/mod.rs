@@ -24,8 +24,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use airlock_domain::firewall;
-use airlock_domain::network::{NetworkSpec, UPLINK_LINK};
+use airlock_domain::firewall::{self, GuardSpec};
+use airlock_domain::network::{EgressSpec, NetworkSpec, UPLINK_LINK, Uplink};
 use airlock_protocol::MacAddr;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::process::Command;
@@ -34,13 +34,13 @@ use crate::netns::{Netns, NetnsError};
 use crate::sys;
 
 pub use error::NetworkError;
-pub(crate) use error::{ENABLE_FORWARDING, INSTALL_NFT};
 use guard::Guards;
 use nft::Nft;
 pub use nft::NftError;
 use observe::firewall_seen;
 pub use observe::{FirewallSeen, GuardSeen};
 use place::Place;
+pub(crate) use uplink::examine_uplink;
 
 /// A handle on the network. Clones share the namespace's thread and the netlink socket.
 #[derive(Clone)]
@@ -78,6 +78,25 @@ pub struct TapSeen {
     pub from_guest_packets: u64,
     /// Packets that were sent to the guest.
     pub to_guest_packets: u64,
+}
+
+/// Makes every kind of rule that an installation may need in a namespace of that name, which should be a new one, and removes it.
+pub(crate) async fn try_rules(scratch: &str) -> Result<(), NetworkError> {
+    let failed = |source| NetworkError::Nft { doing: "try the rules".into(), namespace: scratch.to_owned(), source };
+    let nft = Nft::find().map_err(failed)?;
+    let made = Netns::create(scratch).map_err(|source| failed(NftError::Namespace { source }))?;
+    let spec =
+        NetworkSpec { egress: EgressSpec { uplink: Uplink::Host, ..EgressSpec::default() }, ..NetworkSpec::default() };
+    let address = spec.subnet.gateway();
+    let guard = GuardSpec { tap: "lo".to_owned(), mac: MacAddr::from_lease(address), address };
+    // Without egress there is one kind of rule that the others do not have; the guard is hooked to what every namespace has.
+    let text = firewall::base(&NetworkSpec::default())
+        + &firewall::base(&spec)
+        + &firewall::uplink(&spec)
+        + &firewall::guard(spec.subnet, &guard);
+    let applied = nft.apply(&Place::Named(made), text).await;
+    let deleted = Netns::delete(scratch).map_err(|source| failed(NftError::Namespace { source }));
+    applied.map_err(failed).and(deleted.map(drop))
 }
 
 impl std::fmt::Debug for Network {

@@ -4,7 +4,7 @@
 //! it with posix_spawn, which is several times cheaper than a fork of a large daemon.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -102,6 +102,6 @@ impl Nft {
 fn file_of(text: &str) -> io::Result<File> {
     let mut file = File::from(memfd_create(c"nft", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(text.as_bytes())?;
-    // nft opens /dev/stdin anew and so begins at the start, whatever this descriptor's position.
+    file.rewind()?;
     Ok(file)
 }

@@ -148,3 +148,39 @@ fn the_only<'a>(values: &[&'a str]) -> Option<&'a str> {
     let first = *values.first()?;
     values.iter().all(|value| *value == first).then_some(first)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn unknown_things_in_a_list_are_skipped() {
+        for odd in [
+            json!(null),
+            json!({}),
+            json!({"nftables": 7}),
+            json!({"nftables": [null, 1, {"rule": 3}, {"flowtable": {}}]}),
+        ] {
+            assert_eq!(guards_seen(&odd), []);
+            assert_eq!(firewall_seen(&odd), FirewallSeen::default());
+            assert_eq!(forward_drops(&odd, "airlock"), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_rule_in_no_form_of_ours_makes_a_guard_less_than_whole() {
+        let list = json!({"nftables": [
+            {"chain": {"family": "netdev", "table": "airlock", "name": "fc-1", "hook": "ingress", "policy": "drop"}},
+            {"rule": {"chain": "fc-1", "comment": "ipv6", "expr": [{"counter": {"packets": 3, "bytes": 9}}, {"drop": null}]}},
+            {"rule": {"chain": "fc-1", "comment": "ipv6", "expr": [{"counter": {"packets": 4, "bytes": 9}}, {"drop": null}]}},
+            {"rule": {"chain": "fc-1", "comment": "let in", "expr": [{"counter": {"packets": 5}}, {"accept": null}]}},
+            {"rule": {"chain": "fc-1", "expr": [{"xt": {"type": "match"}}, {"match": {"left": 7, "right": {"range": []}}}]}},
+            {"rule": {"chain": "of no chain", "expr": []}},
+        ]});
+        let drops = BTreeMap::from([("ipv6".to_owned(), 7)]);
+        let expected = GuardSeen { tap: "fc-1".into(), drops, ..GuardSeen::default() };
+        assert_eq!(guards_seen(&list), [expected]);
+    }
+}

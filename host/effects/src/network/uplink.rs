@@ -10,11 +10,12 @@
 //! leaves nothing that the next call does not finish or remove.
 
 use airlock_domain::firewall;
-use airlock_domain::network::{UPLINK_LINK, Uplink, uplink_alias, uplink_peer};
+use airlock_domain::network::{NetworkSpec, Transit, UPLINK_LINK, Uplink, uplink_alias, uplink_peer};
 use rtnetlink::Handle;
 
 use super::error::NetworkError;
 use super::link::{self, Link};
+use super::nft::{Nft, NftError};
 use super::observe::forward_drops;
 use super::place::Place;
 use super::{Network, sysctl};
@@ -43,16 +44,16 @@ impl Network {
         if wanted == Uplink::None {
             return self.set_forwarding("0").await;
         }
-        let beyond = self.beyond(&wanted).await?;
+        let beyond = Beyond::open(self.spec()).await?;
         beyond.check_forwarding().await?;
-        self.check_transit_free(&beyond).await?;
+        beyond.check_transit_free(self.spec().egress.transit).await?;
         // Before the first packet can arrive there.
         let rules = self.inner.nft.apply(&beyond.place, firewall::uplink(self.spec())).await;
         rules.map_err(|source| beyond.nft_error("apply the rules of the uplink", source))?;
         let (ours, peer) = self.ensure_pair(&beyond).await?;
         self.address_pair(&beyond, ours, peer).await?;
         // Another installation may have taken the same addresses while we did.
-        if let Err(taken) = self.check_transit_free(&beyond).await {
+        if let Err(taken) = beyond.check_transit_free(self.spec().egress.transit).await {
             self.remove_uplink(wanted).await?;
             return Err(taken);
         }
@@ -81,50 +82,6 @@ impl Network {
         if let Some(ours) = self.link(UPLINK_LINK).await? {
             let deleted = link::delete(self.netlink(), ours.index).await;
             deleted.map_err(|source| NetworkError::DeleteLink { link: UPLINK_LINK.to_owned(), source })?;
-        }
-        Ok(())
-    }
-
-    /// The chains beyond the uplink that drop what is forwarded unless their owner accepts it. Our own accept does not help there.
-    pub async fn foreign_forward_drops(&self) -> Result<Vec<String>, NetworkError> {
-        if self.spec().egress.uplink == Uplink::None {
-            return Ok(Vec::new());
-        }
-        let beyond = self.beyond(&self.spec().egress.uplink).await?;
-        let listed = self.inner.nft.list(&beyond.place, &["chains"]).await;
-        let listed = listed.map_err(|source| beyond.nft_error("list the chains", source))?;
-        let ours = firewall::uplink_table(self.namespace());
-        Ok(listed.map(|listed| forward_drops(&listed, &ours)).unwrap_or_default())
-    }
-
-    async fn beyond(&self, uplink: &Uplink) -> Result<Beyond, NetworkError> {
-        let namespace_error = |source| NetworkError::Uplink { uplink: uplink.to_string(), source };
-        let place = Place::of_uplink(uplink).await.map_err(namespace_error)?.unwrap_or(Place::Host);
-        let netlink = place.netlink().await.map_err(namespace_error)?;
-        let netlink = netlink.map_err(|source| NetworkError::Netlink { namespace: uplink.to_string(), source })?;
-        let namespace = self.namespace();
-        Ok(Beyond {
-            place,
-            netlink,
-            name: uplink.to_string(),
-            peer: uplink_peer(namespace),
-            alias: uplink_alias(namespace),
-        })
-    }
-
-    /// Refuses a transit net that another link there has an address of. Two installations with one transit would answer for
-    /// each other.
-    async fn check_transit_free(&self, beyond: &Beyond) -> Result<(), NetworkError> {
-        let read_error = |source| beyond.read_error("all links and addresses", source);
-        let transit = self.spec().egress.transit;
-        let links = link::all(&beyond.netlink).await.map_err(read_error)?;
-        for (index, net) in link::addresses(&beyond.netlink).await.map_err(read_error)? {
-            let Some(owner) = links.iter().find(|link| link.index == index) else { continue };
-            let ours = owner.name == beyond.peer && owner.alias == beyond.alias;
-            if !ours && net.overlaps(transit.net()) {
-                let (transit, link, uplink) = (transit.to_string(), owner.name.clone(), beyond.name.clone());
-                return Err(NetworkError::TransitTaken { transit, link, uplink });
-            }
         }
         Ok(())
     }
@@ -193,7 +150,45 @@ impl Network {
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 
+/// Whether the uplink of a specification can be used as it is, without making anything. Returns the chains of others that drop
+/// what is forwarded unless their owner accepts it: our own accept does not help there.
+pub(crate) async fn examine_uplink(spec: &NetworkSpec) -> Result<Vec<String>, NetworkError> {
+    let beyond = Beyond::open(spec).await?;
+    beyond.check_forwarding().await?;
+    beyond.check_transit_free(spec.egress.transit).await?;
+    let failed = |source| beyond.nft_error("list the chains", source);
+    let nft = Nft::find().map_err(failed)?;
+    let listed = nft.list(&beyond.place, &["chains"]).await.map_err(failed)?;
+    Ok(listed.map(|listed| forward_drops(&listed, &firewall::uplink_table(&spec.namespace))).unwrap_or_default())
+}
+
 impl Beyond {
+    async fn open(spec: &NetworkSpec) -> Result<Self, NetworkError> {
+        let uplink = &spec.egress.uplink;
+        let namespace_error = |source| NetworkError::Uplink { uplink: uplink.to_string(), source };
+        let place = Place::of_uplink(uplink).await.map_err(namespace_error)?.unwrap_or(Place::Host);
+        let netlink = place.netlink().await.map_err(namespace_error)?;
+        let netlink = netlink.map_err(|source| NetworkError::Netlink { namespace: uplink.to_string(), source })?;
+        let (peer, alias) = (uplink_peer(&spec.namespace), uplink_alias(&spec.namespace));
+        Ok(Self { place, netlink, name: uplink.to_string(), peer, alias })
+    }
+
+    /// Refuses a transit net that another link there has an address of. Two installations with one transit would answer for
+    /// each other.
+    async fn check_transit_free(&self, transit: Transit) -> Result<(), NetworkError> {
+        let read_error = |source| self.read_error("all links and addresses", source);
+        let links = link::all(&self.netlink).await.map_err(read_error)?;
+        for (index, net) in link::addresses(&self.netlink).await.map_err(read_error)? {
+            let Some(owner) = links.iter().find(|link| link.index == index) else { continue };
+            let ours = owner.name == self.peer && owner.alias == self.alias;
+            if !ours && net.overlaps(transit.net()) {
+                let (transit, link, uplink) = (transit.to_string(), owner.name.clone(), self.name.clone());
+                return Err(NetworkError::TransitTaken { transit, link, uplink });
+            }
+        }
+        Ok(())
+    }
+
     async fn check_forwarding(&self) -> Result<(), NetworkError> {
         let read = self.place.call(|| sysctl::read(IP_FORWARD)).await;
         let read = read.map_err(|source| NetworkError::Uplink { uplink: self.name.clone(), source })?;
@@ -217,7 +212,7 @@ impl Beyond {
         NetworkError::Read { what: what.to_owned(), namespace: self.name.clone(), source }
     }
 
-    fn nft_error(&self, doing: &str, source: super::nft::NftError) -> NetworkError {
+    fn nft_error(&self, doing: &str, source: NftError) -> NetworkError {
         NetworkError::Nft { doing: doing.to_owned(), namespace: self.name.clone(), source }
     }
 }
