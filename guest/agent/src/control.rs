@@ -170,6 +170,8 @@ mod tests {
         host.write_all(b"ALK1\xff noise of a cut frame").unwrap();
         host.write_all(&encode(&HostMessage::Hello { version: 1, now_ms: 0 }).unwrap()).unwrap();
         assert_eq!(read_one(&mut host), GuestMessage::Pong { n: 0 });
+        // A newer host may say what this agent does not know.
+        host.write_all(&encode(&serde_json::json!({"type": "levitate", "how": "ALK1"})).unwrap()).unwrap();
         for n in [7, 8] {
             host.write_all(&encode(&HostMessage::Ping { n }).unwrap()).unwrap();
             assert_eq!(read_one(&mut host), GuestMessage::Pong { n });
