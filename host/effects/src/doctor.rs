@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use airlock_domain::network::NetworkSpec;
+use airlock_domain::network::{NetworkSpec, Uplink, uplink_peer};
 use serde::Serialize;
 
 use crate::netns::Netns;
@@ -240,7 +240,9 @@ pub fn disk(state_dir: &Path) -> Fact {
 
 /// Memory for one VM.
 pub fn memory() -> Fact {
-    let mib = crate::memory::Memory::read().available_mib;
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse().ok());
+    let mib = kib.unwrap_or(0_u64) / 1024;
     let detail = format!("{mib} MiB available");
     if mib >= MEMORY_MIB {
         Fact::good("memory", true, detail)
