@@ -166,6 +166,11 @@ impl Engine {
         Ok(())
     }
 
+    /// What every VM task shares.
+    pub(crate) fn ctx(&self) -> &Arc<Context> {
+        &self.inner.ctx
+    }
+
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.inner.ctx.config

@@ -6,6 +6,7 @@ use airlock_effects::vmm::DriverError;
 use airlock_image::ImageError;
 use airlock_protocol::Stage;
 
+use crate::evidence::EvidenceError;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 
@@ -96,6 +97,9 @@ pub enum Error {
     /// The vault failed.
     #[error("use the vault")]
     Vault(#[from] VaultError),
+    /// Something about evidence.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
     /// No randomness.
     #[error("draw random bytes")]
     Random(#[source] getrandom::Error),
@@ -117,6 +121,7 @@ impl Error {
             Self::SessionEnded { .. } => ErrorKind::Refused,
             Self::Store(StoreError::PoolExhausted { .. }) => ErrorKind::Refused,
             Self::Image { .. } | Self::Driver(_) | Self::Network(_) | Self::ShuttingDown => ErrorKind::Unavailable,
+            Self::Evidence(error) => error.kind(),
             Self::Store(_) | Self::Vault(_) | Self::Random(_) => ErrorKind::Internal,
         }
     }
@@ -138,6 +143,7 @@ impl Error {
             Self::Network(_) => self.cause().map_or("network_failed", Cause::code),
             Self::Store(_) => self.cause().map_or("store_failed", Cause::code),
             Self::Vault(_) => "vault_failed",
+            Self::Evidence(error) => error.code(),
             Self::Random(_) => "no_randomness",
             Self::ShuttingDown => "shutting_down",
         }
@@ -181,6 +187,7 @@ impl Error {
             Self::NoCredential { .. } => "see airlock credentials ls",
             Self::NoToken { .. } => "see airlock token ls",
             Self::SessionEnded { .. } => "start another session",
+            Self::Evidence(error) => error.remedy(),
             Self::ShuttingDown => "try again when the daemon is back",
             Self::Vault(VaultError::KeyExposed { .. }) => {
                 "chmod 0600 the key file, and rotate it: others could read it"

@@ -5,11 +5,12 @@
 //! * [`records`]: what is remembered and shown
 //! * [`store`]: everything durable, all SQL
 //! * [`vault`]: envelope encryption of credentials
-//! * [`evidence`]: what is kept of a VM that failed
+//! * [`evidence`]: what is kept of a VM that failed; `engine_evidence`: shown, exported and removed
 
 mod clock;
 mod context;
 pub mod engine;
+mod engine_evidence;
 pub mod error;
 pub mod evidence;
 pub mod records;
