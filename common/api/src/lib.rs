@@ -13,6 +13,7 @@ pub mod credential;
 pub mod error;
 pub mod health;
 pub mod reach;
+pub mod reconcile;
 pub mod session;
 pub mod token;
 pub mod vm;

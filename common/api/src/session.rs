@@ -31,10 +31,13 @@ pub struct StartResponse {
     /// Absolute link of the viewer. It works once, in one browser, and is a secret until then.
     #[serde(rename = "novncURL")]
     pub novnc_url: String,
-    /// Address leased for the machine.
+    /// Address leased for the machine; none while the session waits for room.
     #[serde(rename = "browserIP")]
-    #[schema(value_type = String)]
-    pub browser_ip: Ipv4Addr,
+    #[schema(value_type = Option<String>)]
+    pub browser_ip: Option<Ipv4Addr>,
+    /// Its place among the sessions that wait, from 1; absent once it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_position: Option<u32>,
 }
 
 /// A sign-in as it stands.
@@ -47,7 +50,7 @@ pub struct SessionView {
     pub user_id: String,
     /// Provider.
     pub provider: String,
-    /// `starting`, `booting`, `awaiting_user`, `capturing`, or one of the final `completed`, `failed`, `cancelled`, `expired`.
+    /// `queued`, `starting`, `booting`, `awaiting_user`, `capturing`, or one of the final `completed`, `failed`, `cancelled`, `expired`.
     pub state: String,
     /// Last stage reached; of a failed boot the first stage that failed.
     #[schema(value_type = Option<String>)]
@@ -60,10 +63,13 @@ pub struct SessionView {
     pub evidence_id: Option<String>,
     /// Id of the machine.
     pub vm_id: String,
-    /// Address leased for the machine.
+    /// Address leased for the machine; none while the session waits for room.
     #[serde(rename = "browserIP")]
-    #[schema(value_type = String)]
-    pub browser_ip: Ipv4Addr,
+    #[schema(value_type = Option<String>)]
+    pub browser_ip: Option<Ipv4Addr>,
+    /// Its place among the sessions that wait, from 1; absent once it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_position: Option<u32>,
     /// When it was accepted (RFC 3339).
     pub created_at: String,
     /// When it expires unless it ends before (RFC 3339).

@@ -29,7 +29,8 @@ fn the_start_answer_has_the_documented_names() {
         session_id: "s".into(),
         provider: "demo".into(),
         novnc_url: "http://h/x".into(),
-        browser_ip: [192, 168, 100, 8].into(),
+        browser_ip: Some([192, 168, 100, 8].into()),
+        queue_position: None,
     };
     assert_eq!(
         serde_json::to_value(&answer).unwrap(),
@@ -49,7 +50,8 @@ fn a_session_view_keeps_its_nulls_and_leaves_out_what_did_not_happen() {
         remedy: None,
         evidence_id: None,
         vm_id: "v".into(),
-        browser_ip: [10, 0, 0, 2].into(),
+        browser_ip: Some([10, 0, 0, 2].into()),
+        queue_position: None,
         created_at: "2026-01-01T00:00:00Z".into(),
         deadline: "2026-01-01T00:15:00Z".into(),
         ended_at: None,

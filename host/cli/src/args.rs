@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{credentials, demo_idp, image, login, net, serve, session, token, up, vm};
+use crate::{credentials, demo_idp, image, login, net, reconcile, serve, session, token, up, vm};
 
 /// Sign-ins inside disposable machines.
 #[derive(Debug, Parser)]
@@ -49,6 +49,8 @@ pub enum Command {
     /// Machines
     #[command(subcommand)]
     Vm(vm::VmCommand),
+    /// Compare records and host, and look after the difference
+    Reconcile(reconcile::ReconcileArgs),
     /// Golden images (local, needs no daemon)
     #[command(subcommand)]
     Image(image::ImageCommand),
@@ -90,6 +92,7 @@ mod tests {
             "airlock image verify base",
             "airlock credentials export u demo --to D",
             "airlock token create ci --scope sessions:write --scope credentials:read",
+            "airlock reconcile --plan --json",
             "airlock net exec -- curl -s http://192.168.100.8:8080/health",
             "airlock demo-idp --listen 127.0.0.1:4080",
         ] {

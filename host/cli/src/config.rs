@@ -56,27 +56,29 @@ pub fn choose_demo_password(config: &mut Config) -> Outcome<Option<DemoPassword>
     if !config.demo_idp.enabled || config.demo_idp.password.is_some() {
         return Ok(None);
     }
-    let password = random_password()?;
-    config.demo_idp.password = Some(password.clone());
     let file = config.state_dir.join("demo.password");
+    // A restarted daemon keeps it: sign-ins that outlived the other one go on with the account they know.
+    let kept = std::fs::read_to_string(&file).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    let password = kept.map_or_else(random_password, Ok)?;
+    config.demo_idp.password = Some(password.clone());
     Ok(Some(DemoPassword { user: config.demo_idp.user.clone(), password, file }))
 }
 
 impl DemoPassword {
-    /// Tells it on the terminal if there is one, else in `<state-dir>/demo.password` (0600); never in a log. Called when the state
-    /// directory is ours: a daemon that is refused must not overwrite what another one told.
+    /// Writes it to `<state-dir>/demo.password` (0600) and tells it on the terminal if there is one; never in a log. Called when
+    /// the state directory is ours: a daemon that is refused must not overwrite what another one told.
     pub fn tell(&self) -> Outcome<()> {
         let Self { user, password, file } = self;
-        if std::io::stdout().is_terminal() {
-            output::line(format!("demo account   user {user}   password {password}"));
-            return Ok(());
-        }
         files::write_atomic(file, format!("{password}\n").as_bytes(), files::PRIVATE_FILE).map_err(|error| {
             let remedy = "make the state directory writable, or set demo_idp.password";
             let code = error.cause().unwrap_or("demo_password_failed");
             Failure::new(FAILED, code, error.to_string(), remedy).beneath(&error)
         })?;
-        output::line(format!("demo account   user {user}   password in {}", file.display()));
+        if std::io::stdout().is_terminal() {
+            output::line(format!("demo account   user {user}   password {password}"));
+        } else {
+            output::line(format!("demo account   user {user}   password in {}", file.display()));
+        }
         Ok(())
     }
 }

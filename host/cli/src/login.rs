@@ -31,9 +31,9 @@ pub async fn run(global: &Global, args: LoginArgs) -> Outcome {
     let started = start(&client, &args.user, &args.provider).await?;
     if global.json {
         json_line(&json!({"event": "started", "sessionId": started.session_id, "novncURL": started.novnc_url,
-                          "browserIP": started.browser_ip}));
+                          "browserIP": started.browser_ip, "queuePosition": started.queue_position}));
     } else {
-        line(format!("session {}   address {}", started.session_id, started.browser_ip));
+        line(format!("session {}   {}", started.session_id, place(&started)));
     }
     if args.open {
         // The page shows the boot as well, so it need not wait.
@@ -62,6 +62,15 @@ pub async fn run(global: &Global, args: LoginArgs) -> Outcome {
 pub async fn start(client: &Client, user: &str, provider: &str) -> Outcome<StartResponse> {
     let body = StartRequest { user_id: user.to_owned(), provider: provider.to_owned() };
     client.post_once("/api/auth/start", &body, &Uuid::new_v4().to_string()).await
+}
+
+/// Where a session stands right after its start.
+pub fn place(started: &StartResponse) -> String {
+    match (started.browser_ip, started.queue_position) {
+        (Some(address), _) => format!("address {address}"),
+        (None, Some(place)) => format!("waits for room, place {place}"),
+        (None, None) => "waits for room".to_owned(),
+    }
 }
 
 /// A final state as result: everything but `completed` is a failure with its cause.

@@ -14,6 +14,7 @@ mod login;
 mod net;
 mod output;
 mod progress;
+mod reconcile;
 mod serve;
 mod session;
 mod token;
@@ -41,6 +42,7 @@ async fn main() -> ExitCode {
         Command::Image(command) => image::run(&global, command).await,
         Command::Credentials(command) => credentials::run(&global, command).await,
         Command::Token(command) => token::run(&global, command).await,
+        Command::Reconcile(args) => reconcile::run(&global, args).await,
         Command::Net(command) => net::run(&global, command).await,
         Command::DemoIdp(args) => demo_idp::run(args).await,
     };

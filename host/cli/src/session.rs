@@ -86,7 +86,7 @@ fn rows(list: &SessionList) -> Vec<Vec<String>> {
                 .as_ref()
                 .map_or_else(|| session.state.clone(), |cause| format!("{} ({cause})", session.state)),
             session.stage.map(|stage| stage.to_string()).unwrap_or_default(),
-            session.browser_ip.to_string(),
+            session.browser_ip.map(|ip| ip.to_string()).unwrap_or_default(),
             session.created_at.clone(),
         ]
     };
@@ -101,7 +101,8 @@ fn show(session: &SessionView) {
         ("state", Some(session.state.clone())),
         ("stage", session.stage.map(|stage| stage.to_string())),
         ("machine", Some(session.vm_id.clone())),
-        ("address", Some(session.browser_ip.to_string())),
+        ("address", session.browser_ip.map(|ip| ip.to_string())),
+        ("waits at", session.queue_position.map(|place| place.to_string())),
         ("created", Some(session.created_at.clone())),
         ("deadline", Some(session.deadline.clone())),
         ("ended", session.ended_at.clone()),

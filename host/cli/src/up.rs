@@ -101,7 +101,7 @@ async fn build_missing(state_dir: &Path) -> Outcome<()> {
 async fn demo_sign_in(address: &str, token: String, state_dir: &Path) -> Outcome<()> {
     let client = Client::new(address, token)?;
     let started = login::start(&client, DEMO_USER, DEMO_PROVIDER).await?;
-    line(format!("demo sign-in {}   address {}", started.session_id, started.browser_ip));
+    line(format!("demo sign-in {}   {}", started.session_id, login::place(&started)));
     line(format!("open the viewer (the link works once): {}", started.novnc_url));
     let mut shown = Shown::new(&started, false);
     shown.link_is_known();

@@ -130,6 +130,14 @@ impl BootMachine {
         Self { contract, phase: Phase::Booting, timeline: Vec::new(), probing: false }
     }
 
+    /// A machine that goes on where another one stopped, after `timeline`.
+    pub fn resume(contract: Contract, mut timeline: Vec<TimelineEntry>) -> Self {
+        timeline.sort_by_key(|entry| entry.stage);
+        let reached = |stage| timeline.iter().any(|entry: &TimelineEntry| entry.stage == stage && entry.ok);
+        let phase = if reached(Stage::Ready) { Phase::Ready } else { Phase::Booting };
+        Self { contract, phase, timeline, probing: false }
+    }
+
     /// Everything recorded so far, in stage order.
     pub fn timeline(&self) -> &[TimelineEntry] {
         &self.timeline
@@ -235,6 +243,8 @@ impl BootMachine {
     }
 
     fn on_tick(&mut self, now_ms: f64, outputs: &mut Vec<BootOutput>) {
+        // A machine that was resumed may have all but this behind it.
+        self.probe_when_due(outputs);
         if self.phase == Phase::Booting && now_ms >= self.contract.deadline_ms {
             let stage = self.first_missing();
             let detail = format!(
@@ -259,8 +269,15 @@ impl BootMachine {
             let recorded = self.insert(self::entry(Stage::Ready, at_ms));
             outputs.push(BootOutput::Stage(recorded));
             outputs.push(BootOutput::Ready);
-        } else if !self.probing && self.contract.agent_stages.iter().all(|wanted| self.has(*wanted)) {
-            // Last of all, so that `reachable` says what is true when the machine is handed over.
+        } else {
+            self.probe_when_due(outputs);
+        }
+    }
+
+    /// Last of all, so that `reachable` says what is true when the machine is handed over.
+    fn probe_when_due(&mut self, outputs: &mut Vec<BootOutput>) {
+        let due = self.phase == Phase::Booting && self.contract.agent_stages.iter().all(|wanted| self.has(*wanted));
+        if due && !self.probing {
             self.probing = true;
             outputs.push(BootOutput::ProbeHealth);
         }

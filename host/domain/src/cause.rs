@@ -81,6 +81,7 @@ causes! {
     VmmConfigRejected = "vmm_config_rejected", "see the VMM's own message in the detail";
     VmmSocketStale = "vmm_socket_stale", "remove the VM's directory and start again";
     VmmExited = "vmm_exited", "see the end of the console and of the VMM log in the evidence bundle";
+    DaemonInterrupted = "daemon_interrupted", "start again: the daemon ended, or lost hold of the VM, before the VM was ready";
     MemoryInsufficient = "memory_insufficient", "free memory on the host or lower the number of VMs";
     NoConsoleOutput = "no_console_output", "check the kernel's format, console=ttyS0 and the virtualization probe (airlock doctor)";
     KernelPanic = "kernel_panic", "see the panic line in the evidence bundle's console";

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::admission::Limits;
 use crate::evidence::EvidenceLimits;
 use crate::network::{NetworkSpec, UPLINK_LINK, Uplink};
 
@@ -26,6 +27,10 @@ pub struct Config {
     pub boot_deadline_s: u64,
     /// Seconds from the start of a session until it expires.
     pub session_deadline_s: u64,
+    /// Seconds from the start of a session until it expires, whatever heartbeats say.
+    pub session_max_s: u64,
+    /// What may live at once, and what waits.
+    pub limits: Limits,
     /// How long evidence of failures is kept.
     pub evidence: EvidenceLimits,
     /// The demonstration authorization server inside the namespace.
@@ -44,6 +49,8 @@ impl Default for Config {
             driver: DriverChoice::Auto,
             boot_deadline_s: 120,
             session_deadline_s: 900,
+            session_max_s: 3600,
+            limits: Limits::default(),
             evidence: EvidenceLimits::default(),
             demo_idp: DemoIdp::default(),
             extra_nics: 0,
@@ -156,6 +163,9 @@ impl Config {
         }
         if !(32..=1_048_576).contains(&self.evidence.max_mib) {
             return refuse("evidence.max_mib", &self.evidence.max_mib, "between 32 and 1048576 MiB");
+        }
+        if !(self.session_deadline_s..=86_400).contains(&self.session_max_s) {
+            return refuse("session_max_s", &self.session_max_s, "between session_deadline_s and 86400 seconds");
         }
         if self.extra_nics > 4 {
             return refuse("extra_nics", &self.extra_nics, "at most 4");

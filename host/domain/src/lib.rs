@@ -10,9 +10,12 @@
 //! * [`boot`]: the boot machine, `(state, event, now) -> outputs`
 //! * [`session`]: the session machine
 //! * [`step`]: what a start does, each step beside its undo
+//! * [`admission`]: whether a start may begin now, waits, or is refused
 //! * [`evidence`]: ids of evidence bundles, which of them are kept
 //! * [`redaction`]: logs without the secrets in them
+//! * [`reconcile`]: what is recorded and what is seen, turned into what to do
 
+pub mod admission;
 pub mod boot;
 pub mod cause;
 pub mod config;
@@ -21,6 +24,7 @@ pub mod firewall;
 pub mod ids;
 pub mod network;
 pub mod provider;
+pub mod reconcile;
 pub mod redaction;
 pub mod session;
 pub mod step;

@@ -1,9 +1,9 @@
 //! The session machine.
 //!
 //! ```text
-//! starting -> booting -> awaiting_user -> capturing -> completed
-//!     |          |             |              |
-//!     +----------+-------------+--------------+----> failed | cancelled | expired
+//! queued -> starting -> booting -> awaiting_user -> capturing -> completed
+//!    |         |          |             |              |
+//!    +---------+----------+-------------+--------------+----> failed | cancelled | expired
 //! ```
 //!
 //! Terminal states are immutable. `completed` is entered only by [`SessionEvent::Sealed`], that is after the credential is
@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SessionState {
+    /// Accepted; it waits for room and has no VM yet.
+    Queued,
     /// Accepted; its address is leased.
     Starting,
     /// The VM boots.
@@ -35,7 +37,8 @@ pub enum SessionState {
 
 impl SessionState {
     /// Every state.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
+        Self::Queued,
         Self::Starting,
         Self::Booting,
         Self::AwaitingUser,
@@ -54,6 +57,7 @@ impl SessionState {
     /// The name in the API and in the store.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Queued => "queued",
             Self::Starting => "starting",
             Self::Booting => "booting",
             Self::AwaitingUser => "awaiting_user",
@@ -70,6 +74,7 @@ impl SessionState {
         use SessionEvent as E;
         match (self, event) {
             (state, _) if state.is_terminal() => None,
+            (Self::Queued, E::Admitted) => Some(Self::Starting),
             (Self::Starting, E::BootBegan) => Some(Self::Booting),
             (Self::Starting | Self::Booting, E::MachineReady) => Some(Self::AwaitingUser),
             (Self::AwaitingUser, E::CredentialWritten) => Some(Self::Capturing),
@@ -77,7 +82,9 @@ impl SessionState {
             (_, E::Failed) => Some(Self::Failed),
             (_, E::CancelRequested) => Some(Self::Cancelled),
             // What the person finished before the deadline is not thrown away: capturing ends by itself.
-            (Self::Starting | Self::Booting | Self::AwaitingUser, E::DeadlinePassed) => Some(Self::Expired),
+            (Self::Queued | Self::Starting | Self::Booting | Self::AwaitingUser, E::DeadlinePassed) => {
+                Some(Self::Expired)
+            }
             _ => None,
         }
     }
@@ -107,6 +114,8 @@ pub struct UnknownState {
 /// What happens to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionEvent {
+    /// There is room for its VM.
+    Admitted,
     /// The VMM was spawned.
     BootBegan,
     /// The VM is ready and, if the provider has a login, the page is open.
@@ -127,7 +136,8 @@ pub enum SessionEvent {
 mod tests {
     use super::*;
 
-    const EVENTS: [SessionEvent; 7] = [
+    const EVENTS: [SessionEvent; 8] = [
+        SessionEvent::Admitted,
         SessionEvent::BootBegan,
         SessionEvent::MachineReady,
         SessionEvent::CredentialWritten,
@@ -140,13 +150,13 @@ mod tests {
     #[test]
     fn the_way_of_a_sign_in() {
         use SessionEvent as E;
-        let mut state = SessionState::Starting;
+        let mut state = SessionState::Queued;
         let mut seen = vec![state.name()];
-        for event in [E::BootBegan, E::MachineReady, E::CredentialWritten, E::Sealed] {
+        for event in [E::Admitted, E::BootBegan, E::MachineReady, E::CredentialWritten, E::Sealed] {
             state = state.after(event).unwrap();
             seen.push(state.name());
         }
-        assert_eq!(seen, ["starting", "booting", "awaiting_user", "capturing", "completed"]);
+        assert_eq!(seen, ["queued", "starting", "booting", "awaiting_user", "capturing", "completed"]);
     }
 
     #[test]

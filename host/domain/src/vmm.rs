@@ -1,5 +1,6 @@
 //! What a VMM driver is asked to start, and what it says about a process.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use airlock_protocol::MacAddr;
@@ -52,6 +53,28 @@ pub struct VmmSpec {
     pub nics: Vec<Nic>,
 }
 
+/// Everything that the steps of one VM need, decided before the first of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmPlan {
+    /// The VM's leased address.
+    pub address: Ipv4Addr,
+    /// Which VMM runs it.
+    pub driver: DriverKind,
+    /// What that VMM is asked to start.
+    pub vmm: VmmSpec,
+}
+
+/// Everything that undoing the steps of one VM needs, all of it recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VmTraces {
+    /// The VM.
+    pub vm_id: VmId,
+    /// Which VMM runs it.
+    pub driver: DriverKind,
+    /// Its process, once recorded.
+    pub process: Option<ProcessId>,
+}
+
 /// One network interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nic {
@@ -62,7 +85,7 @@ pub struct Nic {
 }
 
 /// A process that can be recognized after a restart: a pid alone is reused, a pid with its start time is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessId {
     /// Process id.
     pub pid: i32,

@@ -3,8 +3,7 @@
 use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use airlock_domain::network::{NetworkSpec, Uplink, uplink_peer};
 use serde::Serialize;
@@ -12,14 +11,13 @@ use serde::Serialize;
 use crate::netns::Netns;
 use crate::network;
 use crate::probe;
+use crate::process::find_program;
 use crate::vmm::qemu::{Accel, QemuDriver};
 use crate::vmm::{VmmDriver, chain};
 
 /// Programs that building a golden image needs, each with its Debian package.
 const BUILD_TOOLS: [(&str, &str); 3] =
     [("mmdebstrap", "mmdebstrap"), ("mkfs.erofs", "erofs-utils"), ("depmod", "kmod")];
-/// Where administrators' programs are; an ordinary user's `PATH` lacks them.
-const SBIN: [&str; 2] = ["/usr/sbin", "/sbin"];
 /// Free disk below this makes a start fail sooner or later (console, evidence, database), in MiB.
 const DISK_MIB: u64 = 2 * 1024;
 /// Memory that one browser VM needs with its VMM, in MiB.
@@ -240,22 +238,13 @@ pub fn disk(state_dir: &Path) -> Fact {
 
 /// Memory for one VM.
 pub fn memory() -> Fact {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = info.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.split_whitespace().next()?.parse().ok());
-    let mib = kib.unwrap_or(0_u64) / 1024;
+    let mib = crate::memory::Memory::read().available_mib;
     let detail = format!("{mib} MiB available");
     if mib >= MEMORY_MIB {
         Fact::good("memory", true, detail)
     } else {
         Fact::bad("memory", true, detail, format!("one browser VM needs about {MEMORY_MIB} MiB"))
     }
-}
-
-/// The path of an executable program, by `PATH` and the directories of administrators' programs.
-pub fn find_program(name: &str) -> Option<PathBuf> {
-    let runs = |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain(SBIN.map(PathBuf::from)).map(|dir| dir.join(name)).find(runs)
 }
 
 #[cfg(test)]
@@ -319,6 +308,7 @@ mod tests {
     fn a_program_is_found_by_path_or_not_at_all() {
         assert!(find_program("sh").is_some_and(|path| path.ends_with("sh")));
         assert_eq!(find_program("airlock-no-such-program"), None);
+        assert_eq!(find_program("/etc/passwd"), None);
         assert!(disk(Path::new("/proc/no/such/dir")).detail.contains("/proc"));
     }
 }

@@ -7,6 +7,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::Removed;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
@@ -42,6 +43,15 @@ pub enum FileError {
         #[source]
         source: io::Error,
     },
+    /// A directory cannot be removed.
+    #[error("remove {}", path.display())]
+    Remove {
+        /// The directory.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
     /// A file cannot be written.
     #[error("write {}", path.display())]
     Write {
@@ -60,7 +70,7 @@ impl FileError {
             Self::Lock { source, .. } | Self::CreateDir { source, .. } | Self::Write { source, .. } => {
                 matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)).then_some("disk_full")
             }
-            Self::InUse { .. } => None,
+            Self::Remove { .. } | Self::InUse { .. } => None,
         }
     }
 }
@@ -117,8 +127,38 @@ pub fn create_private_dir(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Replaces `path` by `content` in one step. `mode` is the permission bits of the new file, e.g. [`PRIVATE_FILE`].
+/// Removes a directory with everything in it.
+pub fn remove_dir(path: &Path) -> Result<Removed, FileError> {
+    match fs::remove_dir_all(path) {
+        Ok(()) => Ok(Removed::Yes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Removed::WasAbsent),
+        Err(source) => Err(FileError::Remove { path: path.to_owned(), source }),
+    }
+}
+
+/// Names of the entries of a directory, sorted; none if it does not exist.
+pub fn entries(path: &Path) -> io::Result<Vec<String>> {
+    let listed = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed?,
+    };
+    let names = listed.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let mut names: Vec<_> = names.collect::<io::Result<_>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// Replaces `path` by `content` in one step, and waits for the disk. `mode` is the permission bits of the new file, e.g. [`PRIVATE_FILE`].
 pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
+    replace_with(path, content, mode, true)
+}
+
+/// Replaces `path` by `content` in one step, for a file that need not outlive a power cut.
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
+    replace_with(path, content, mode, false)
+}
+
+fn replace_with(path: &Path, content: &[u8], mode: u32, sync: bool) -> Result<(), FileError> {
     let error = |source| FileError::Write { path: path.to_owned(), source };
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(error(io::ErrorKind::InvalidInput.into()));
@@ -131,9 +171,11 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<(), FileEr
         // The process's umask may have taken bits away, or a file left by a crash may have others.
         file.set_permissions(Permissions::from_mode(mode))?;
         file.write_all(content)?;
-        file.sync_all()?;
+        if sync {
+            file.sync_all()?;
+        }
         fs::rename(&temporary, path)?;
-        File::open(dir)?.sync_all()
+        if sync { File::open(dir)?.sync_all() } else { Ok(()) }
     };
     write().map_err(|source| {
         let _ = fs::remove_file(&temporary);

@@ -4,6 +4,9 @@
 //! * [`network`]: bridge, TAPs and sockets of an installation inside its namespace
 //! * [`process`]: processes that are told apart by pid and start time, and watched through a pidfd
 //! * [`vmm`]: the drivers that start a VMM (`qemu`, and `fake` for tests)
+//! * [`steps`]: the steps of a VM on this host, real and fake, and what the host shows of them
+//! * [`clock`]: the host's monotonic clock
+//! * [`memory`]: the host's memory
 //! * [`probe`]: whether hardware virtualization really boots a guest here
 //! * [`console`]: a console file as a stream
 //! * [`control`]: the control channel to the agent
@@ -14,15 +17,18 @@
 //!
 //! `sys` holds every unsafe block but the child set-up in [`network`] and [`process`].
 
+pub mod clock;
 pub mod console;
 pub mod control;
 pub mod doctor;
 pub mod files;
 pub mod http;
+pub mod memory;
 pub mod netns;
 pub mod network;
 pub mod probe;
 pub mod process;
+pub mod steps;
 mod sys;
 mod unix;
 pub mod vmm;

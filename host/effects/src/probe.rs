@@ -189,6 +189,6 @@ mod tests {
     }
 
     fn which_qemu() -> Option<std::path::PathBuf> {
-        crate::doctor::find_program("qemu-system-x86_64")
+        crate::process::find_program("qemu-system-x86_64")
     }
 }

@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use airlock_domain::VmId;
 use airlock_domain::config::{Config, DriverChoice};
-use airlock_domain::network::TapSpec;
 use airlock_domain::provider::Provider;
 use airlock_domain::vmm::DriverKind;
+use airlock_effects::memory::Memory;
 use airlock_effects::network::Network;
-use airlock_effects::vmm::VmmDriver;
-use airlock_effects::vmm::qemu::{Accel, QemuDriver};
+use airlock_effects::vmm::Drivers;
 use airlock_image::{GoldenImage, Registry};
 use serde::Serialize;
 use tokio::sync::OnceCell;
 
 use crate::error::Error;
-use crate::store::Store;
+use crate::executor::Executor;
+use crate::store::{Room, Store};
 use crate::vault::Vault;
 
 /// Which driver was chosen, and why.
@@ -31,7 +31,7 @@ pub struct DriverReport {
 /// A driver with the reason it was chosen for.
 #[derive(Debug, Clone)]
 pub(crate) struct ChosenDriver {
-    pub driver: Arc<dyn VmmDriver>,
+    pub kind: DriverKind,
     pub reason: String,
 }
 
@@ -43,7 +43,10 @@ pub(crate) struct Context {
     pub registry: Registry,
     pub providers: Vec<Provider>,
     pub vault: Vault,
-    pub driver: OnceCell<ChosenDriver>,
+    pub drivers: Arc<Drivers>,
+    pub chosen: OnceCell<ChosenDriver>,
+    pub executor: Executor,
+    pub boot_id: String,
 }
 
 impl Context {
@@ -51,20 +54,26 @@ impl Context {
         self.config.state_dir.join("vms").join(id.dir_name())
     }
 
-    /// The VMM runs as the daemon's own user, who therefore owns the TAP.
-    pub fn tap(&self, id: VmId) -> TapSpec {
-        TapSpec::of_vm(id, 0)
+    /// What a new VM may take its place in, as it is now.
+    pub fn room(&self) -> Room {
+        let memory = Memory::read();
+        Room {
+            limits: self.config.limits.clone(),
+            subnet: self.config.network.subnet,
+            memory_mib: memory.total_mib,
+            available_mib: memory.available_mib,
+        }
     }
 
     /// The driver, chosen once: `auto` boots a probe guest from `image`, whose verdict is cached until the host reboots.
     pub async fn driver(&self, image: &GoldenImage) -> Result<&ChosenDriver, Error> {
-        self.driver.get_or_try_init(|| self.choose_driver(image)).await
+        self.chosen.get_or_try_init(|| self.choose_driver(image)).await
     }
 
     async fn choose_driver(&self, image: &GoldenImage) -> Result<ChosenDriver, Error> {
-        let (accel, reason) = match self.config.driver {
-            DriverChoice::QemuTcg => (Accel::Tcg, "the configuration says so".to_owned()),
-            DriverChoice::QemuKvm => (Accel::Kvm, "the configuration says so".to_owned()),
+        let (kind, reason) = match self.config.driver {
+            DriverChoice::QemuTcg => (DriverKind::QemuTcg, "the configuration says so".to_owned()),
+            DriverChoice::QemuKvm => (DriverKind::QemuKvm, "the configuration says so".to_owned()),
             DriverChoice::Auto => {
                 let verdict = airlock_effects::probe::probe_kvm(
                     &image.kernel_path(),
@@ -72,12 +81,11 @@ impl Context {
                     &self.config.state_dir.join("cache"),
                 )
                 .await;
-                (if verdict.usable { Accel::Kvm } else { Accel::Tcg }, verdict.reason)
+                (if verdict.usable { DriverKind::QemuKvm } else { DriverKind::QemuTcg }, verdict.reason)
             }
         };
-        let driver = QemuDriver::new(accel);
-        driver.check().await.map_err(Error::Driver)?;
-        tracing::info!(driver = %driver.kind(), reason, "driver chosen");
-        Ok(ChosenDriver { driver: Arc::new(driver), reason })
+        self.drivers.get(kind).check().await.map_err(Error::Driver)?;
+        tracing::info!(driver = %kind, reason, "driver chosen");
+        Ok(ChosenDriver { kind, reason })
     }
 }

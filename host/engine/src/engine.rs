@@ -1,34 +1,37 @@
-//! The engine's public face: accepts starts, hands them to one task each, answers questions from the store.
+//! The engine's public face: opens everything, answers questions from the store. How sessions and their VMs come and go stands
+//! in `lifecycle`.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
-use airlock_domain::boot::{Failure, TimelineEntry};
+use airlock_domain::boot::TimelineEntry;
 use airlock_domain::config::{Config, ConfigError};
 use airlock_domain::provider::{Provider, ProviderError};
+use airlock_domain::reconcile::Resource;
 use airlock_domain::session::SessionState;
-use airlock_domain::{Cause, SessionId, VmId};
+use airlock_domain::{SessionId, VmId};
 use airlock_effects::files::{FileError, StateLock, create_private_dir};
 use airlock_effects::network::{Network, NetworkError};
-use airlock_effects::vmm::VmmDriver;
-use airlock_effects::vmm::qemu::{Accel, QemuDriver};
+use airlock_effects::steps::LinuxEffects;
+use airlock_effects::vmm::Drivers;
 use airlock_image::{ImageError, Registry};
 use serde::Serialize;
-use tokio::sync::{OnceCell, broadcast};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, OnceCell, broadcast};
+use tokio::task::{AbortHandle, JoinSet};
 use uuid::Uuid;
 
-use crate::clock::now_ms;
+use crate::clock::{Moment, boot_id, now_ms};
 use crate::context::{Context, DriverReport};
 use crate::error::Error;
+use crate::evidence;
+use crate::executor::Executor;
+use crate::reconcile::ReconcileError;
 use crate::records::{Credential, CredentialRecord, Scope, SessionEvent, SessionRecord, TokenRecord, VmRecord};
-use crate::store::{NewSession, Store, StoreError};
+use crate::secrets;
+use crate::store::{Store, StoreError};
 use crate::vault::{Vault, VaultError};
-use crate::vm::{LiveVm, Order, VmTask, unwind};
-use crate::{evidence, secrets};
+use crate::vm::{Channels, LiveVm};
 
 /// How long a viewer link may be opened, in milliseconds.
 const TICKET_MS: i64 = 10 * 60 * 1000;
@@ -63,6 +66,9 @@ pub enum OpenError {
     /// The private network cannot be made.
     #[error("make the private network")]
     Network(#[from] NetworkError),
+    /// What an earlier daemon left cannot be looked at.
+    #[error("find out what an earlier daemon left")]
+    Reconcile(#[from] ReconcileError),
 }
 
 /// A start as it was asked for.
@@ -107,29 +113,75 @@ pub struct EngineHealth {
     pub live_vms: usize,
 }
 
+/// What is there, counted at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// What is there and nobody owns; every kind is in it.
+    pub leaked: BTreeMap<Resource, usize>,
+    /// What may be a leftover but is not proved to be ours.
+    pub foreign: usize,
+    /// VMs that have not ended, by state.
+    pub vms: BTreeMap<String, usize>,
+    /// Sessions that have not ended, by state.
+    pub sessions: BTreeMap<String, usize>,
+    /// Sessions that failed, by cause.
+    pub failures: BTreeMap<String, usize>,
+    /// Addresses in the pool.
+    pub addresses: usize,
+    /// Addresses that are leased.
+    pub leased: usize,
+}
+
 /// See the head of this file. Clones share one engine.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    ctx: Arc<Context>,
-    tasks: Mutex<Tasks>,
+pub(crate) struct Inner {
+    pub ctx: Arc<Context>,
+    pub tasks: Mutex<Tasks>,
+    /// Wakes the periodic pass before its time.
+    pub wake: Notify,
     _lock: StateLock,
 }
 
+/// What this process does for sessions.
 #[derive(Debug, Default)]
-struct Tasks {
-    live: HashMap<VmId, LiveVm>,
-    running: JoinSet<()>,
-    closing: bool,
+pub(crate) struct Tasks {
+    /// VMs that are being accepted: rows that have no task yet are not to be taken for leftovers.
+    pub accepting: BTreeSet<VmId>,
+    /// Sessions that wait.
+    pub waiting: HashMap<VmId, Channels>,
+    /// VMs with a task.
+    pub live: HashMap<VmId, (LiveVm, AbortHandle)>,
+    pub running: JoinSet<()>,
+    pub closing: bool,
+}
+
+impl Tasks {
+    /// VMs that somebody of this process answers for.
+    pub fn held(&self) -> BTreeSet<VmId> {
+        self.live.keys().chain(&self.accepting).copied().collect()
+    }
+
+    /// What is told about a session that lives or waits.
+    fn channel(&self, vm_id: VmId) -> Option<broadcast::Receiver<SessionEvent>> {
+        let live = self.live.get(&vm_id).map(|(live, _)| live.events.subscribe());
+        live.or_else(|| self.waiting.get(&vm_id).map(|waiting| waiting.events.subscribe()))
+    }
 }
 
 impl Engine {
-    /// Opens everything the configuration names, then undoes what an earlier daemon left behind.
+    /// Opens everything the configuration names, then takes up what an earlier daemon left: live VMs are adopted, the rest is
+    /// undone.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
+        Self::open_with(config, Drivers::real()).await
+    }
+
+    /// [`Engine::open`] with other drivers.
+    pub async fn open_with(config: Config, drivers: Drivers) -> Result<Self, OpenError> {
         config.validate()?;
         let lock = StateLock::take(&config.state_dir)?;
         for dir in ["vms", "evidence", "images", "cache"] {
@@ -137,38 +189,31 @@ impl Engine {
         }
         let providers = PROVIDERS.iter().map(|(file, text)| Provider::parse(file, text)).collect::<Result<_, _>>()?;
         let store = Store::open(&config.state_dir.join("airlock.db"), &host_name()).await?;
+        let boot_id = boot_id();
+        store.rebase_clocks(&boot_id, Moment::now()).await?;
         let vault = Vault::open(&config.state_dir.join("vault.key"))?;
         let registry = Registry::open(&config.state_dir)?;
         let network = Network::open(&config.network).await?;
-        let ctx = Arc::new(Context { config, store, network, registry, providers, vault, driver: OnceCell::new() });
-        let engine = Self { inner: Arc::new(Inner { ctx, tasks: Mutex::default(), _lock: lock }) };
-        engine.undo_leftovers().await?;
+        let drivers = Arc::new(drivers);
+        let effects = LinuxEffects::new(network.clone(), drivers.clone(), &config.state_dir);
+        let executor = Executor::new(store.clone(), Arc::new(effects), &config.state_dir, config.evidence);
+        let chosen = OnceCell::new();
+        let ctx = Arc::new(Context {
+            config,
+            store,
+            network,
+            registry,
+            providers,
+            vault,
+            drivers,
+            chosen,
+            executor,
+            boot_id,
+        });
+        let inner = Inner { ctx, tasks: Mutex::default(), wake: Notify::new(), _lock: lock };
+        let engine = Self { inner: Arc::new(inner) };
+        engine.take_up().await?;
         Ok(engine)
-    }
-
-    /// Ends the VMs of a daemon that is gone. Their sessions failed with it.
-    async fn undo_leftovers(&self) -> Result<(), StoreError> {
-        let ctx = &self.inner.ctx;
-        for vm in ctx.store.open_vms().await? {
-            let mut failure = Failure::new(Cause::VmmExited, vm.stage, "the daemon that owned the VM ended");
-            let timeline = ctx.store.timeline(vm.id).await?;
-            failure.evidence_id =
-                evidence::save(&ctx.config.state_dir, vm.id, &ctx.vm_dir(vm.id), &failure, &timeline).ok();
-            if let Some(session) = ctx.store.session(vm.session_id).await?.filter(|s| !s.state.is_terminal()) {
-                ctx.store
-                    .move_session(session.id, session.state, SessionState::Failed, Some(&failure), now_ms())
-                    .await?;
-            }
-            // Any driver ends any recorded process: asking first is a courtesy that a leftover does not need.
-            let driver: Arc<dyn VmmDriver> = Arc::new(QemuDriver::new(Accel::Tcg));
-            unwind(ctx, driver.as_ref(), vm.id, None).await;
-        }
-        Ok(())
-    }
-
-    /// What every VM task shares.
-    pub(crate) fn ctx(&self) -> &Arc<Context> {
-        &self.inner.ctx
     }
 
     /// The configuration.
@@ -193,8 +238,8 @@ impl Engine {
 
     /// Which driver runs the guests, and why.
     pub fn driver(&self) -> DriverReport {
-        match self.inner.ctx.driver.get() {
-            Some(chosen) => DriverReport { kind: Some(chosen.driver.kind()), reason: chosen.reason.clone() },
+        match self.inner.ctx.chosen.get() {
+            Some(chosen) => DriverReport { kind: Some(chosen.kind), reason: chosen.reason.clone() },
             None => DriverReport { kind: None, reason: "decided by a probe boot at the first start".into() },
         }
     }
@@ -211,66 +256,19 @@ impl Engine {
         }
     }
 
-    /// Ends every live VM and waits until nothing of them is left. New starts are refused.
-    pub async fn shutdown(&self) {
-        let (live, mut running) = {
-            let mut tasks = self.tasks();
-            tasks.closing = true;
-            (tasks.live.values().cloned().collect::<Vec<_>>(), std::mem::take(&mut tasks.running))
-        };
-        for vm in live {
-            cancel_and_wait(&vm).await;
-        }
-        while running.join_next().await.is_some() {}
-        self.inner.ctx.store.close().await;
-    }
-
-    /// Accepts a start and answers at once; the VM boots in its own task.
-    pub async fn start_session(&self, request: StartSession) -> Result<SessionRecord, Error> {
-        let planned = Instant::now();
-        check_user_id(&request.user_id)?;
-        if request.idempotency_key.as_ref().is_some_and(|key| !is_printable(key, 200)) {
-            return Err(Error::BadIdempotencyKey);
-        }
-        let ctx = &self.inner.ctx;
-        let provider = ctx.providers.iter().find(|provider| provider.id == request.provider).ok_or_else(|| {
-            let known: Vec<_> = ctx.providers.iter().map(|provider| provider.id.as_str()).collect();
-            Error::UnknownProvider { provider: cut(&request.provider), known: known.join(", ") }
-        })?;
-        let image = ctx.registry.find(&provider.image);
-        let image = image.map_err(|source| Error::Image { image: provider.image.clone(), source })?;
-        let driver = ctx.driver(&image).await?.driver.clone();
-        let now = now_ms();
-        let new = NewSession {
-            id: SessionId::from_uuid(Uuid::new_v4()),
-            vm_id: VmId::from_uuid(Uuid::new_v4()),
-            user_id: request.user_id,
-            provider: provider.id.clone(),
-            idempotency_key: request.idempotency_key,
-            image: image.reference(),
-            driver: driver.kind(),
-            now_ms: now,
-            deadline_ms: now + i64::try_from(ctx.config.session_deadline_s * 1000).unwrap_or(i64::MAX),
-        };
-        let subnet = ctx.config.network.subnet;
-        if self.tasks().closing {
-            return Err(Error::ShuttingDown);
-        }
-        let (session, made) = ctx.store.accept(&new, subnet.guest_addresses()).await?;
-        if made {
-            let login = provider.login_spec(session.id, subnet.gateway(), ctx.config.demo_idp.port);
-            let (task, live, orders) = VmTask::new(ctx.clone(), driver, session.clone(), image, login, planned);
-            let (inner, vm_id) = (self.inner.clone(), session.vm_id);
-            let mut tasks = self.tasks();
-            tasks.live.insert(vm_id, live);
-            tasks.running.spawn(async move {
-                task.run(orders).await;
-                inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).live.remove(&vm_id);
-            });
-            // Collect what ended already, so the set does not grow.
-            while tasks.running.try_join_next().is_some() {}
-        }
-        Ok(session)
+    /// Counts what is there.
+    pub async fn snapshot(&self) -> Result<Snapshot, Error> {
+        let ctx = self.ctx();
+        let counts = ctx.store.counts().await?;
+        Ok(Snapshot {
+            leaked: self.leaked().await?,
+            foreign: self.plan_reconciliation().await?.foreign.len(),
+            vms: counts.vms,
+            sessions: counts.sessions,
+            failures: counts.failures,
+            addresses: ctx.config.network.subnet.guest_addresses().count(),
+            leased: counts.leased,
+        })
     }
 
     /// One session.
@@ -287,29 +285,8 @@ impl Engine {
     pub async fn watch(&self, id: SessionId) -> Result<SessionWatch, Error> {
         let vm_id = self.session(id).await?.vm_id;
         // Subscribe before reading, so that nothing falls between; without a task the channel is closed at once.
-        let events = self.tasks().live.get(&vm_id).map(|live| live.events.subscribe());
-        let events = events.unwrap_or_else(|| broadcast::channel(1).1);
+        let events = self.tasks().channel(vm_id).unwrap_or_else(|| broadcast::channel(1).1);
         Ok(SessionWatch { session: self.session(id).await?, timeline: self.timeline(vm_id).await?, events })
-    }
-
-    /// Ends a session as cancelled; returns when nothing of its VM is left. One that ended already is left as it is.
-    pub async fn cancel(&self, id: SessionId) -> Result<SessionRecord, Error> {
-        let session = self.session(id).await?;
-        self.end_vm(session.vm_id).await;
-        self.session(id).await
-    }
-
-    /// Where the session's screen is; waits for its display.
-    pub async fn viewer_target(&self, id: SessionId) -> Result<Result<SocketAddr, ViewerEnd>, Error> {
-        let session = self.session(id).await?;
-        let view = self.tasks().live.get(&session.vm_id).map(|live| live.view.clone());
-        let Some(mut view) = view else { return Ok(Err(ViewerEnd { state: session.state })) };
-        let seen = view.wait_for(|view| view.target.is_some() || view.state.is_terminal()).await.map(|view| *view);
-        Ok(match seen {
-            Ok(view) if !view.state.is_terminal() => view.target.ok_or(ViewerEnd { state: view.state }),
-            Ok(view) => Err(ViewerEnd { state: view.state }),
-            Err(_) => Err(ViewerEnd { state: self.session(id).await?.state }),
-        })
     }
 
     /// VMs, live ones first, then the newest.
@@ -337,20 +314,6 @@ impl Engine {
             .into_iter()
             .find(|path| path.exists())
             .ok_or(Error::NoConsole(id))
-    }
-
-    /// Destroys a VM; returns when nothing of it is left. Its session, if it still runs, is cancelled.
-    pub async fn destroy_vm(&self, id: VmId) -> Result<(), Error> {
-        self.vm(id).await?;
-        self.end_vm(id).await;
-        Ok(())
-    }
-
-    async fn end_vm(&self, id: VmId) {
-        let live = self.tasks().live.get(&id).cloned();
-        if let Some(live) = live {
-            cancel_and_wait(&live).await;
-        }
     }
 
     /// Makes a token; its secret is shown here once and stored as a hash.
@@ -431,33 +394,30 @@ impl Engine {
         Ok(store.audit(actor, "credential_deleted", &format!("{user_id}/{provider}"), now_ms()).await?)
     }
 
-    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+    pub(crate) fn ctx(&self) -> &Arc<Context> {
+        &self.inner.ctx
+    }
+
+    pub(crate) fn tasks(&self) -> MutexGuard<'_, Tasks> {
         self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-async fn cancel_and_wait(vm: &LiveVm) {
-    // A task that takes no orders any more is unwinding already. Its view closes when nothing is left.
-    let _ = vm.orders.send(Order::Cancel).await;
-    let mut view = vm.view.clone();
-    while view.changed().await.is_ok() {}
 }
 
 fn no_credential(user_id: &str, provider: &str) -> Error {
     Error::NoCredential { user_id: cut(user_id), provider: cut(provider) }
 }
 
-fn check_user_id(user_id: &str) -> Result<(), Error> {
+pub(crate) fn check_user_id(user_id: &str) -> Result<(), Error> {
     let ok = (1..=128).contains(&user_id.len())
         && user_id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._@+-".contains(&b));
     if ok { Ok(()) } else { Err(Error::BadUserId { user_id: cut(user_id) }) }
 }
 
-fn is_printable(text: &str, longest: usize) -> bool {
+pub(crate) fn is_printable(text: &str, longest: usize) -> bool {
     (1..=longest).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-fn cut(text: &str) -> String {
+pub(crate) fn cut(text: &str) -> String {
     text.chars().take(64).collect()
 }
 

@@ -1,5 +1,6 @@
 //! What the engine refuses or fails at, in the terms of the API: kind, code, remedy.
 
+use airlock_domain::admission::Shortage;
 use airlock_domain::{Cause, SessionId, VmId};
 use airlock_effects::network::NetworkError;
 use airlock_effects::vmm::DriverError;
@@ -7,6 +8,7 @@ use airlock_image::ImageError;
 use airlock_protocol::Stage;
 
 use crate::evidence::EvidenceError;
+use crate::reconcile::ReconcileError;
 use crate::store::StoreError;
 use crate::vault::VaultError;
 
@@ -17,8 +19,10 @@ pub enum ErrorKind {
     BadInput,
     /// It names what does not exist.
     NotFound,
-    /// It is right, but not now or not with this state.
+    /// It is right, but not with this state.
     Refused,
+    /// It is right, but there is no room for it now.
+    Busy,
     /// Something this host needs is not there.
     Unavailable,
     /// A fault of ours or of the machine.
@@ -103,6 +107,20 @@ pub enum Error {
     /// No randomness.
     #[error("draw random bytes")]
     Random(#[source] getrandom::Error),
+    /// There is no room for another VM now.
+    #[error("no room for another sign-in: {0}")]
+    NoRoom(Shortage),
+    /// The guest does not answer on its control channel.
+    #[error("the guest of VM {id} does not answer")]
+    GuestSilent {
+        /// Which VM.
+        id: VmId,
+        /// The last stage it reached.
+        stage: Option<Stage>,
+    },
+    /// What is there cannot be compared with what is recorded.
+    #[error("reconcile")]
+    Reconcile(#[from] ReconcileError),
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -119,10 +137,11 @@ impl Error {
             | Self::NoCredential { .. }
             | Self::NoToken { .. } => ErrorKind::NotFound,
             Self::SessionEnded { .. } => ErrorKind::Refused,
-            Self::Store(StoreError::PoolExhausted { .. }) => ErrorKind::Refused,
-            Self::Image { .. } | Self::Driver(_) | Self::Network(_) | Self::ShuttingDown => ErrorKind::Unavailable,
             Self::Evidence(error) => error.kind(),
-            Self::Store(_) | Self::Vault(_) | Self::Random(_) => ErrorKind::Internal,
+            Self::NoRoom(_) => ErrorKind::Busy,
+            Self::GuestSilent { .. } => ErrorKind::Unavailable,
+            Self::Image { .. } | Self::Driver(_) | Self::Network(_) | Self::ShuttingDown => ErrorKind::Unavailable,
+            Self::Store(_) | Self::Vault(_) | Self::Random(_) | Self::Reconcile(_) => ErrorKind::Internal,
         }
     }
 
@@ -143,8 +162,11 @@ impl Error {
             Self::Network(_) => self.cause().map_or("network_failed", Cause::code),
             Self::Store(_) => self.cause().map_or("store_failed", Cause::code),
             Self::Vault(_) => "vault_failed",
-            Self::Evidence(error) => error.code(),
             Self::Random(_) => "no_randomness",
+            Self::Evidence(error) => error.code(),
+            Self::NoRoom(shortage) => shortage.code(),
+            Self::GuestSilent { .. } => "guest_silent",
+            Self::Reconcile(_) => "reconcile_failed",
             Self::ShuttingDown => "shutting_down",
         }
     }
@@ -155,7 +177,7 @@ impl Error {
             Self::Image { source, .. } => source.code().parse().ok(),
             Self::Driver(source) => source.cause().and_then(|code| code.parse().ok()),
             Self::Network(source) => source.cause().and_then(|code| code.parse().ok()),
-            Self::Store(StoreError::PoolExhausted { .. }) => Some(Cause::AddressPoolExhausted),
+            Self::NoRoom(shortage) => shortage.code().parse().ok(),
             Self::Store(error) if error.is_disk_full() => Some(Cause::DiskFull),
             _ => None,
         }
@@ -167,13 +189,17 @@ impl Error {
             Self::Image { .. } => Some(Stage::DiskReady),
             Self::Driver(_) => Some(Stage::VmmStarted),
             Self::Network(_) => Some(Stage::TapUp),
-            Self::Store(StoreError::PoolExhausted { .. }) => Some(Stage::Leased),
+            Self::NoRoom(_) => Some(Stage::Leased),
+            Self::GuestSilent { stage, .. } => *stage,
             _ => None,
         }
     }
 
     /// What to do about it.
     pub fn remedy(&self) -> Option<String> {
+        if let Self::NoRoom(shortage) = self {
+            return Some(shortage.remedy().to_owned());
+        }
         if let Some(cause) = self.cause() {
             return Some(cause.remedy().to_owned());
         }
@@ -187,6 +213,7 @@ impl Error {
             Self::NoCredential { .. } => "see airlock credentials ls",
             Self::NoToken { .. } => "see airlock token ls",
             Self::SessionEnded { .. } => "start another session",
+            Self::GuestSilent { .. } => "see airlock vm timeline and airlock vm console: its agent is not up, or gone",
             Self::Evidence(error) => error.remedy(),
             Self::ShuttingDown => "try again when the daemon is back",
             Self::Vault(VaultError::KeyExposed { .. }) => {

@@ -1,6 +1,9 @@
 //! The engine: sessions and VMs as durable records, one task per VM, login flow, vault, evidence.
 //!
 //! * [`engine`]: the public face
+//! * `lifecycle`: how sessions and their VMs come and go
+//! * [`executor`]: steps applied and undone, with the journal around each
+//! * [`reconcile`]: a pass that compares what is recorded with what is seen, and acts
 //! * `vm`: the task that owns one VM; steps, boot, login
 //! * [`records`]: what is remembered and shown
 //! * [`store`]: everything durable, all SQL
@@ -13,6 +16,9 @@ pub mod engine;
 mod engine_evidence;
 pub mod error;
 pub mod evidence;
+pub mod executor;
+mod lifecycle;
+pub mod reconcile;
 pub mod records;
 mod secrets;
 pub mod store;
@@ -20,5 +26,5 @@ pub mod vault;
 mod vm;
 
 pub use context::DriverReport;
-pub use engine::{Engine, EngineHealth, OpenError, SessionWatch, StartSession, ViewerEnd};
+pub use engine::{Engine, EngineHealth, OpenError, SessionWatch, Snapshot, StartSession, ViewerEnd};
 pub use error::{Error, ErrorKind};

@@ -8,7 +8,7 @@ use airlock_domain::boot::{Failure, TimelineEntry};
 use airlock_domain::session::SessionState;
 use airlock_domain::vmm::{DriverKind, ProcessId};
 use airlock_domain::{SessionId, VmId};
-use airlock_protocol::message::CapturedFile;
+use airlock_protocol::message::{CapturedFile, ReachOutcome};
 use airlock_protocol::{MacAddr, Stage};
 use serde::Serialize;
 
@@ -25,16 +25,38 @@ pub struct SessionRecord {
     pub state: SessionState,
     /// Its machine.
     pub vm_id: VmId,
-    /// The machine's leased address.
-    pub address: Ipv4Addr,
+    /// Golden image of its machine, `name@sha256:digest`.
+    pub image: String,
+    /// What runs its machine.
+    pub driver: DriverKind,
+    /// Memory of its machine, in MiB.
+    pub memory_mib: u32,
+    /// The machine's leased address; none while it waits.
+    pub address: Option<Ipv4Addr>,
+    /// Its place among those that wait, from 1.
+    pub queue_position: Option<u32>,
     /// When it was accepted.
     pub created_ms: i64,
     /// When it expires.
     pub deadline_ms: i64,
+    /// Its times on the monotonic clock.
+    pub clock: SessionClock,
     /// When it reached a terminal state.
     pub ended_ms: Option<i64>,
     /// Why it failed.
     pub failure: Option<Failure>,
+}
+
+/// When a session was accepted and when it expires on the monotonic clock of one boot of the host, in milliseconds. What is
+/// decided is decided by these; the wall clock's times are for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SessionClock {
+    /// Which boot.
+    pub boot_id: String,
+    /// Accepted.
+    pub created_ms: i64,
+    /// Expires.
+    pub deadline_ms: i64,
 }
 
 /// One VM.
@@ -178,6 +200,15 @@ pub struct Credential {
     pub record: CredentialRecord,
     /// Its files.
     pub files: Vec<CapturedFile>,
+}
+
+/// What a guest said about what it reaches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reached {
+    /// What came of it.
+    pub outcome: ReachOutcome,
+    /// How long it took, in milliseconds.
+    pub ms: f64,
 }
 
 /// What whoever watches a session is told.

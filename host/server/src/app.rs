@@ -20,14 +20,18 @@ use utoipa_axum::routes;
 
 use crate::access::{Access, Guard, guard};
 use crate::request::{identify, no_such_method, no_such_route, panicked};
-use crate::{assets, auth, bridge, console, credentials, events, health, images, sessions, tokens, viewer, vms};
+use crate::serve::Ending;
+use crate::{
+    assets, auth, bridge, console, credentials, events, health, images, metrics, reach, reconcile, sessions, tokens,
+    viewer, vms,
+};
 
 /// What handlers share.
 #[derive(Clone)]
 pub struct App {
     engine: Engine,
     public_base: Arc<str>,
-    closing: watch::Receiver<bool>,
+    closing: watch::Receiver<Option<Ending>>,
 }
 
 impl App {
@@ -44,7 +48,7 @@ impl App {
     pub(crate) async fn closing(&self) {
         let mut closing = self.closing.clone();
         // An error means that whoever would say so is gone: that is the end as well.
-        let _ = closing.wait_for(|closing| *closing).await;
+        let _ = closing.wait_for(Option::is_some).await;
     }
 }
 
@@ -78,6 +82,7 @@ fn public_routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(health::health))
         .routes(routes!(health::auth_health))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(viewer::page))
 }
 
@@ -86,6 +91,7 @@ fn viewer_routes() -> OpenApiRouter<App> {
         .routes(routes!(sessions::show))
         .routes(routes!(sessions::timeline))
         .routes(routes!(sessions::cancel))
+        .routes(routes!(sessions::heartbeat))
         .routes(routes!(events::events))
         .routes(routes!(bridge::screen))
 }
@@ -110,7 +116,11 @@ fn credential_routes() -> OpenApiRouter<App> {
 }
 
 fn admin_routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(tokens::create, tokens::list)).routes(routes!(tokens::revoke))
+    OpenApiRouter::new()
+        .routes(routes!(tokens::create, tokens::list))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(reconcile::plan, reconcile::run))
+        .routes(routes!(reach::reach))
 }
 
 const VIEWER: Access = Access::TokenOrViewer(Scope::SessionsWrite);
@@ -119,7 +129,7 @@ const CREDENTIALS: Access = Access::Token(Scope::CredentialsRead);
 const ADMIN: Access = Access::Token(Scope::Admin);
 
 /// The whole API. `closing` turns true when streams must end.
-pub fn router(engine: Engine, closing: watch::Receiver<bool>) -> Router {
+pub fn router(engine: Engine, closing: watch::Receiver<Option<Ending>>) -> Router {
     let public_base: Arc<str> = engine.config().public_base().into();
     let app = App { engine, public_base, closing };
     let (router, _) = public_routes()
@@ -182,8 +192,8 @@ mod tests {
     }
 
     #[test]
-    fn only_health_and_the_ticket_page_are_open() {
-        let expected = ["get /api/auth/health", "get /api/auth/session/{id}/novnc", "get /health"];
+    fn only_health_metrics_and_the_ticket_page_are_open() {
+        let expected = ["get /api/auth/health", "get /api/auth/session/{id}/novnc", "get /health", "get /metrics"];
         assert_eq!(open_operations(), expected);
     }
 
@@ -199,11 +209,16 @@ mod tests {
             ("get", "/api/auth/session/{id}/vnc"),
             ("get", "/api/auth/sessions"),
             ("get", "/api/auth/sessions/{userId}"),
+            ("post", "/api/auth/session/{id}/heartbeat"),
+            ("get", "/api/reconcile"),
+            ("post", "/api/reconcile"),
+            ("get", "/metrics"),
             ("get", "/api/vms"),
             ("get", "/api/vms/{id}"),
             ("delete", "/api/vms/{id}"),
             ("get", "/api/vms/{id}/timeline"),
             ("get", "/api/vms/{id}/console"),
+            ("post", "/api/vms/{id}/reach"),
             ("get", "/api/images"),
             ("get", "/api/providers"),
             ("get", "/api/auth/credentials/{userId}"),

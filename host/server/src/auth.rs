@@ -32,6 +32,7 @@ pub async fn start(
         provider: session.provider,
         novnc_url: format!("{}/api/auth/session/{}/novnc?ticket={ticket}", app.public_base(), session.id),
         browser_ip: session.address,
+        queue_position: session.queue_position,
     }))
 }
 

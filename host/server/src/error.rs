@@ -12,6 +12,9 @@ use axum::response::{IntoResponse, Response};
 
 use crate::request::current_request_id;
 
+/// When it is worth asking again, in seconds: a sign-in takes minutes, but one may end any time.
+const RETRY_AFTER_S: &str = "10";
+
 /// A request that did not succeed.
 #[derive(Debug)]
 pub struct ApiError {
@@ -82,6 +85,7 @@ impl From<airlock_engine::Error> for ApiError {
             ErrorKind::BadInput => StatusCode::BAD_REQUEST,
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Refused => StatusCode::CONFLICT,
+            ErrorKind::Busy => StatusCode::TOO_MANY_REQUESTS,
             ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -144,6 +148,9 @@ impl IntoResponse for ApiError {
         let mut detail = *self.detail;
         detail.request_id = Some(current_request_id());
         let mut response = (self.status, Json(ErrorBody { error: detail })).into_response();
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             // RFC 6750 section 3.
             response

@@ -137,7 +137,9 @@ fn event(name: &str, body: &impl Serialize) -> Option<Event> {
 mod tests {
     use super::*;
     use airlock_domain::session::SessionState;
+    use airlock_domain::vmm::DriverKind;
     use airlock_domain::{SessionId, VmId};
+    use airlock_engine::records::SessionClock;
 
     fn record(state: SessionState) -> SessionRecord {
         SessionRecord {
@@ -146,9 +148,14 @@ mod tests {
             provider: "demo".into(),
             state,
             vm_id: "01234567-89ab-4def-8123-456789abcdee".parse::<VmId>().unwrap(),
-            address: [192, 168, 100, 2].into(),
+            image: "browser@sha256:00".into(),
+            driver: DriverKind::QemuTcg,
+            memory_mib: 1024,
+            address: Some([192, 168, 100, 2].into()),
+            queue_position: None,
             created_ms: 0,
             deadline_ms: 1,
+            clock: SessionClock { boot_id: String::new(), created_ms: 0, deadline_ms: 1 },
             ended_ms: None,
             failure: None,
         }

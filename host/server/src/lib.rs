@@ -4,7 +4,7 @@
 //! * `app`: every route with the right it needs; router and `/openapi.json` share this source
 //! * `access`: who may pass; `request`: request ids, log line, extractors; `error`: failures as answers
 //! * one file per resource: `auth`, `sessions`, `events`, `vms`, `console`, `viewer` (page and ticket), `bridge` (screen),
-//!   `credentials`, `tokens`, `images`, `health`, `assets`
+//!   `credentials`, `tokens`, `images`, `health`, `metrics`, `reach`, `reconcile`, `assets`
 //! * [`demo_idp`]: the authorization server for first use
 //!
 //! A handler that panics answers 500 and the daemon lives on.
@@ -21,6 +21,9 @@ mod error;
 mod events;
 mod health;
 mod images;
+mod metrics;
+mod reach;
+mod reconcile;
 mod request;
 mod serve;
 mod sessions;
@@ -30,4 +33,4 @@ mod views;
 mod vms;
 
 pub use app::{openapi, router};
-pub use serve::{ServeError, prepare, serve, shutdown_signal};
+pub use serve::{Ending, ServeError, prepare, serve, shutdown_signal};

@@ -1,7 +1,13 @@
 //! The daemon's life: first token, demo identity provider, listener, orderly end.
 //!
-//! On the first signal new connections are refused, streams and screens are closed with a reason, answers under way get
-//! [`DRAIN`] to finish, then the engine is shut down. A second signal does not wait.
+//! | signal | what it asks for |
+//! |---|---|
+//! | SIGTERM | end the daemon; machines live on for the next one, which adopts them (an upgrade kills nobody) |
+//! | SIGINT | end the daemon and every machine |
+//! | SIGHUP | a pass of the reconciler now |
+//!
+//! On the first of SIGTERM and SIGINT new connections are refused, streams and screens are closed with a reason, answers under
+//! way get [`DRAIN`] to finish, then the machines are let go or ended. A second signal does not wait.
 
 use std::future::Future;
 use std::io;
@@ -118,23 +124,25 @@ fn read_token(path: &Path) -> Option<String> {
 pub async fn serve(
     engine: Engine,
     listener: TcpListener,
-    shutdown: impl Future<Output = ()> + Send + 'static,
+    shutdown: impl Future<Output = Ending> + Send + 'static,
 ) -> Result<(), ServeError> {
     prepare(&engine).await?;
     let demo = start_demo_idp(&engine).await?;
     let addr = listener.local_addr().map_or_else(|_| "unknown".to_owned(), |addr| addr.to_string());
     tracing::info!(%addr, state_dir = %engine.config().state_dir.display(), "serving");
 
-    let (close, closing) = watch::channel(false);
+    let (close, closing) = watch::channel(None);
+    let passes = tokio::spawn(reconcile_on_hangup(engine.clone()));
     let app = router(engine.clone(), closing.clone());
     let server = axum::serve(listener, app).with_graceful_shutdown(async move {
-        shutdown.await;
-        tracing::info!("ending");
-        let _ = close.send(true);
+        let ending = shutdown.await;
+        tracing::info!(?ending, "ending");
+        let _ = close.send(Some(ending));
     });
+    let asked = closing.clone();
     let drained = async {
         let mut closing = closing;
-        let _ = closing.wait_for(|closing| *closing).await;
+        let _ = closing.wait_for(Option::is_some).await;
         tokio::time::sleep(DRAIN).await;
     };
     let outcome = tokio::select! {
@@ -147,7 +155,13 @@ pub async fn serve(
     if let Some(demo) = demo {
         demo.abort();
     }
-    engine.shutdown().await;
+    passes.abort();
+    match *asked.borrow() {
+        Some(Ending::Detach) => engine.detach().await,
+        // A listener that failed leaves a daemon that nobody reaches: its machines wait for the next one.
+        None => engine.detach().await,
+        Some(Ending::EndVms) => engine.shutdown().await,
+    }
     outcome
 }
 
@@ -169,24 +183,44 @@ async fn start_demo_idp(engine: &Engine) -> Result<Option<tokio::task::JoinHandl
     })))
 }
 
+/// What becomes of the machines when the daemon ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// They live on for the next daemon.
+    Detach,
+    /// They end with it.
+    EndVms,
+}
+
 /// Completes on the first SIGTERM or SIGINT. On the second the process exits at once with 130.
-pub async fn shutdown_signal() {
-    any_signal().await;
+pub async fn shutdown_signal() -> Ending {
+    let ending = any_signal().await;
     tokio::spawn(async {
         any_signal().await;
         tracing::warn!("second signal: ending without order");
         std::process::exit(130);
     });
+    ending
 }
 
-async fn any_signal() {
+async fn reconcile_on_hangup(engine: Engine) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        if let Err(error) = engine.reconcile().await {
+            tracing::error!(error = %crate::error::chain(&error), "no pass");
+        }
+    }
+}
+
+async fn any_signal() -> Ending {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         tracing::error!("signals cannot be received; end the daemon with SIGKILL");
         return std::future::pending().await;
     };
     tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+        _ = term.recv() => Ending::Detach,
+        _ = int.recv() => Ending::EndVms,
     }
 }

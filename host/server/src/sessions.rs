@@ -40,6 +40,14 @@ pub async fn cancel(State(app): State<App>, Id(id): Id<SessionId>) -> Result<Jso
     view(&app, &record).await.map(Json)
 }
 
+/// Say that somebody is still there. The session lasts a whole session's time from now on, up to the configured maximum.
+#[utoipa::path(post, path = "/api/auth/session/{id}/heartbeat", params(("id" = String, Path)),
+    responses((status = 200, body = SessionView), (status = "default", body = ErrorBody)))]
+pub async fn heartbeat(State(app): State<App>, Id(id): Id<SessionId>) -> Result<Json<SessionView>, ApiError> {
+    let record = app.engine().heartbeat(id).await?;
+    view(&app, &record).await.map(Json)
+}
+
 /// Every session, newest first.
 #[utoipa::path(get, path = "/api/auth/sessions",
     responses((status = 200, body = SessionList), (status = "default", body = ErrorBody)))]
@@ -58,7 +66,11 @@ pub async fn of_user(
 }
 
 async fn view(app: &App, record: &SessionRecord) -> Result<SessionView, ApiError> {
-    let reached = app.engine().vm(record.vm_id).await?.stage;
+    // One that waits has no machine yet.
+    let reached = match record.address {
+        Some(_) => app.engine().vm(record.vm_id).await?.stage,
+        None => None,
+    };
     Ok(views::session(record, reached))
 }
 

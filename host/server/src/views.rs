@@ -44,6 +44,7 @@ pub fn session(record: &SessionRecord, reached: Option<Stage>) -> SessionView {
         evidence_id: error.as_ref().and_then(|error| error.evidence_id.clone()),
         vm_id: record.vm_id.to_string(),
         browser_ip: record.address,
+        queue_position: record.queue_position,
         created_at: time(record.created_ms),
         deadline: time(record.deadline_ms),
         ended_at: record.ended_ms.map(time),
@@ -124,7 +125,9 @@ mod tests {
     use super::*;
     use airlock_domain::cause::Cause;
     use airlock_domain::session::SessionState;
+    use airlock_domain::vmm::DriverKind;
     use airlock_domain::{SessionId, VmId};
+    use airlock_engine::records::SessionClock;
 
     fn record() -> SessionRecord {
         SessionRecord {
@@ -133,9 +136,14 @@ mod tests {
             provider: "demo".into(),
             state: SessionState::Booting,
             vm_id: "01234567-89ab-4def-8123-456789abcdee".parse::<VmId>().unwrap(),
-            address: [192, 168, 100, 2].into(),
+            image: "browser@sha256:00".into(),
+            driver: DriverKind::QemuTcg,
+            memory_mib: 1024,
+            address: Some([192, 168, 100, 2].into()),
+            queue_position: None,
             created_ms: 1_764_000_000_250,
             deadline_ms: 1_764_000_900_250,
+            clock: SessionClock { boot_id: String::new(), created_ms: 0, deadline_ms: 1 },
             ended_ms: None,
             failure: None,
         }

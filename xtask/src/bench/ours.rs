@@ -216,16 +216,16 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // SIGTERM first: the daemon then takes its VMs down with it.
+        // SIGINT first: the daemon then takes its VMs down with it.
         if let Ok(pid) = i32::try_from(self.child.id()) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
         }
         let start = Instant::now();
         while start.elapsed() < STOP_DEADLINE && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::sleep(ASK_EVERY);
         }
         if matches!(self.child.try_wait(), Ok(None)) {
-            eprintln!("the daemon did not end on SIGTERM in {} s: killing it", STOP_DEADLINE.as_secs());
+            eprintln!("the daemon did not end on SIGINT in {} s: killing it", STOP_DEADLINE.as_secs());
             let _ = self.child.kill().and_then(|()| self.child.wait());
         }
         if Path::new("/run/netns").join(&self.namespace).exists()

@@ -276,12 +276,17 @@ impl Daemon {
             .unwrap()
     }
 
-    /// SIGTERM, and wait for an orderly end.
+    /// SIGINT, and wait for an orderly end of daemon and machines.
     pub fn stop(&mut self) {
+        self.end("INT");
+    }
+
+    /// A signal that asks for the end, and wait for it.
+    pub fn end(&mut self, name: &str) {
         if self.child.try_wait().unwrap().is_some() {
             return;
         }
-        signal(self.child.id(), "TERM");
+        signal(self.child.id(), name);
         let started = Instant::now();
         while self.child.try_wait().unwrap().is_none() {
             if started.elapsed() > Duration::from_secs(20) {

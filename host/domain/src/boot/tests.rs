@@ -124,6 +124,19 @@ fn a_dead_vmm_is_no_slow_one() {
 }
 
 #[test]
+fn a_resumed_machine_goes_on_where_the_other_stopped() {
+    let mut first = machine(&[Stage::AgentUp]);
+    let now = boot_to(&mut first, Stage::AgentUp);
+    let mut resumed = BootMachine::resume(first.contract.clone(), first.timeline().to_vec());
+    assert_eq!(resumed.on(BootEvent::Reached(Stage::Planned), now), [], "nothing twice");
+    assert_eq!(resumed.on(BootEvent::Tick, now), [BootOutput::ProbeHealth]);
+    assert!(resumed.on(healthy(), now + 1.0).contains(&BootOutput::Ready));
+    let mut ready = BootMachine::resume(first.contract.clone(), resumed.timeline().to_vec());
+    assert_eq!(ready.on(BootEvent::Tick, 1e9), [], "a ready machine has no boot deadline");
+    assert_eq!(ready.first_missing(), None);
+}
+
+#[test]
 fn panics_and_deadlocks_on_memory_are_events() {
     for (line, cause) in [
         (

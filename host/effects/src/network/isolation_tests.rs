@@ -202,13 +202,27 @@ async fn a_guest_reaches_the_internet_and_what_is_allowed_and_nothing_private() 
     // The machine that lends its uplink: its public address, and its end of the transit.
     guest.send_ip(&frame::syn((guest.address, 40_000), (ISP, 22)));
     guest.send_ip(&frame::syn((guest.address, 40_000), (Ipv4Addr::new(198, 18, 77, 1), 22)));
+    // What that machine publishes of a container of its own: a public address until it is translated there.
+    for args in [
+        &["add", "table", "ip", "published"][..],
+        &["add", "chain", "ip", "published", "prerouting", "{ type nat hook prerouting priority dstnat; }"],
+        &["add", "rule", "ip", "published", "prerouting", "tcp", "dport", "8080", "dnat", "to", "172.16.5.5:443"],
+    ] {
+        run(world.isp.name(), "nft", args);
+    }
+    guest.send_ip(&frame::syn((guest.address, 40_000), (ISP, 8080)));
     guest.connect(40_001, (PUBLIC, 443)).await;
     guest.connect(40_002, (Ipv4Addr::new(10, 1, 0, 10), 443)).await;
 
     let drops = network.firewall().await.unwrap().drops;
     assert_eq!(counted(&drops), BTreeMap::from([("metadata", 1), ("private_net", 6)]));
     let host_side = run(world.isp.name(), "nft", &["list", "table", "inet", &firewall::uplink_table(own.name())]);
-    assert!(host_side.contains("counter packets 1 bytes 40 drop comment \"guest_to_uplink_host\""), "{host_side}");
+    for dropped_by in ["guest_to_uplink_host", "private_net"] {
+        assert!(
+            host_side.contains(&format!("counter packets 1 bytes 40 drop comment \"{dropped_by}\"")),
+            "{host_side}"
+        );
+    }
     // Translated twice: to our end of the transit, then to the uplink's own address.
     let sources = |wire: &Wire, to: Ipv4Addr| -> Vec<Ipv4Addr> {
         let passed = wire.passed().into_iter().filter_map(|frame| frame::addresses_of(&frame));

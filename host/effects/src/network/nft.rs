@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::place::Place;
 use crate::netns::NetnsError;
-use crate::doctor::find_program;
+use crate::process::find_program;
 
 /// What went wrong with nft.
 #[derive(Debug, thiserror::Error)]

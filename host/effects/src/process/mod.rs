@@ -1,7 +1,8 @@
 //! Processes of ours: started in a session of their own, recognized by pid and start time, watched through a pidfd.
 //!
 //! ```text
-//! spawn / open ──> running ──(pidfd readable)──> exited(code | signal | unknown)
+//! hold ──release──┐
+//! spawn / open ───┴──> running ──(pidfd readable)──> exited(code | signal | unknown)
 //! ```
 //! An exit is an event, never polled for. A child of ours is reaped by a task that lives as long as the runtime, whether or
 //! not anybody waits. A process that another daemon started is watched too, but its status is its parent's secret.
@@ -9,10 +10,11 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use airlock_domain::vmm::{ProcessId, VmmExit};
@@ -21,6 +23,9 @@ use tokio::sync::watch;
 
 use crate::netns::{Netns, NetnsError};
 use crate::sys;
+
+/// Where administrators' programs are; an ordinary user's `PATH` lacks them.
+const SBIN: [&str; 2] = ["/usr/sbin", "/sbin"];
 
 /// What went wrong with a process.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +62,15 @@ pub enum ProcessError {
     /// It runs, but cannot be watched; it was killed.
     #[error("watch process {pid}")]
     Watch {
+        /// Its pid.
+        pid: i32,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A held process cannot be released: it ended, or never had a gate.
+    #[error("release process {pid}")]
+    Release {
         /// Its pid.
         pid: i32,
         /// The system's reason.
@@ -108,13 +122,68 @@ fn children() -> MutexGuard<'static, BTreeMap<i32, ProcessHandle>> {
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A process that waits before its program's first instruction. It has its final pid and start time already; when it is dropped,
+/// or whoever holds it dies, it ends without ever having run the program. So a pid can be recorded before there is anything to
+/// be recorded about.
+#[derive(Debug)]
+pub struct HeldProcess {
+    handle: ProcessHandle,
+    gate: ChildStdin,
+}
+
+impl HeldProcess {
+    /// The process.
+    pub fn handle(&self) -> &ProcessHandle {
+        &self.handle
+    }
+
+    /// Lets the program run.
+    pub fn release(mut self) -> Result<ProcessHandle, ProcessError> {
+        let pid = self.handle.id.pid;
+        self.gate.write_all(b"\n").map_err(|source| ProcessError::Release { pid, source })?;
+        Ok(self.handle)
+    }
+}
+
+/// What holds a program back: it waits for a line on its stdin, and ends at the end of it.
+const GATE: &str = r#"read -r _ && exec "$0" "$@" </dev/null"#;
+
+/// Starts a process and holds it. Its program is looked up before, so that a missing one is this call's error.
+pub async fn hold(spec: SpawnSpec<'_>) -> Result<HeldProcess, ProcessError> {
+    let program = spec.program.clone();
+    if find_program(&program).is_none() {
+        return Err(ProcessError::Spawn { program, source: io::ErrorKind::NotFound.into() });
+    }
+    let args = ["-c".into(), GATE.into(), program].into_iter().chain(spec.args).collect();
+    let (handle, gate) = start(SpawnSpec { program: "/bin/sh".into(), args, ..spec }, Stdio::piped()).await?;
+    let pid = handle.id.pid;
+    let gate = gate.ok_or_else(|| ProcessError::Release { pid, source: io::ErrorKind::BrokenPipe.into() })?;
+    Ok(HeldProcess { handle, gate })
+}
+
+/// The path of an executable program, by `PATH` and the directories of administrators' programs.
+pub fn find_program(name: impl AsRef<Path>) -> Option<PathBuf> {
+    let name = name.as_ref();
+    let runs = |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    if name.components().count() > 1 {
+        return Some(name.to_owned()).filter(runs);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain(SBIN.map(PathBuf::from));
+    dirs.map(|dir| dir.join(name)).find(runs)
+}
+
 /// Starts a process: own session, no inherited descriptors, inside the namespace. Must be called on a tokio runtime.
 pub async fn spawn(spec: SpawnSpec<'_>) -> Result<ProcessHandle, ProcessError> {
+    Ok(start(spec, Stdio::null()).await?.0)
+}
+
+async fn start(spec: SpawnSpec<'_>, stdin: Stdio) -> Result<(ProcessHandle, Option<ChildStdin>), ProcessError> {
     let program = spec.program.clone();
     let mut command = Command::new(&spec.program);
     command.args(&spec.args).current_dir(&spec.dir).env_clear().env("LC_ALL", "C");
     command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into()));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null());
     if let Some(path) = &spec.output {
         let open = || -> io::Result<(File, File)> {
             let file = OpenOptions::new().create(true).append(true).open(path)?;
@@ -131,6 +200,7 @@ pub async fn spawn(spec: SpawnSpec<'_>) -> Result<ProcessHandle, ProcessError> {
     let spawned =
         tokio::task::spawn_blocking(move || command.spawn()).await.unwrap_or_else(|join| Err(io::Error::other(join)));
     let mut child = spawned.map_err(|source| ProcessError::Spawn { program, source })?;
+    let gate = child.stdin.take();
     let pid = child.id().cast_signed();
     // Nobody else reaps it, so neither the pid nor its start time can change before we have them.
     let watch = || -> io::Result<ProcessHandle> {
@@ -142,11 +212,14 @@ pub async fn spawn(spec: SpawnSpec<'_>) -> Result<ProcessHandle, ProcessError> {
         children.insert(pid, handle.clone());
         Ok(handle)
     };
-    watch().map_err(|source| {
-        let _ = child.kill();
-        let _ = child.wait();
-        ProcessError::Watch { pid, source }
-    })
+    match watch() {
+        Ok(handle) => Ok((handle, gate)),
+        Err(source) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(ProcessError::Watch { pid, source })
+        }
+    }
 }
 
 impl ProcessHandle {
@@ -224,6 +297,21 @@ impl ProcessHandle {
 pub fn is_alive(id: ProcessId) -> bool {
     let stat = std::fs::read(format!("/proc/{}/stat", id.pid)).unwrap_or_default();
     parse_stat(&stat).is_some_and(|(state, ticks)| ticks == id.start_ticks && !matches!(state, b'Z' | b'X' | b'x'))
+}
+
+/// Every process of the host that is not a zombie. One that ends meanwhile is in it or not.
+pub fn all() -> io::Result<Vec<ProcessId>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if let Some((state, start_ticks)) = parse_stat(&stat)
+            && !matches!(state, b'Z' | b'X' | b'x')
+        {
+            found.push(ProcessId { pid, start_ticks });
+        }
+    }
+    Ok(found)
 }
 
 /// Start time of a pid, if it exists.

@@ -14,9 +14,11 @@ use airlock_domain::vmm::{DriverKind, ProcessId, VmmExit, VmmSpec};
 use async_trait::async_trait;
 use nix::sys::stat::Mode;
 
-use super::{DriverError, DriverInfo, VmmDriver, VmmHandle, VmmPaths, check_taps, kill_and_wait, log_tail};
+use super::{
+    DriverError, DriverInfo, HeldVmm, VmmDriver, VmmHandle, VmmPaths, check_taps, hold, kill_and_wait, log_tail,
+};
 use crate::network::Network;
-use crate::process::{self, SpawnSpec, is_alive};
+use crate::process::{SpawnSpec, is_alive};
 use crate::watch::DirWatch;
 
 /// The fake driver.
@@ -57,33 +59,42 @@ impl VmmDriver for FakeDriver {
         }
     }
 
-    async fn spawn(&self, spec: &VmmSpec, network: &Network) -> Result<VmmHandle, DriverError> {
+    async fn hold(&self, spec: &VmmSpec, network: &Network) -> Result<HeldVmm, DriverError> {
         let paths = self.paths(&spec.dir);
         check_taps(spec, network).await?;
         let file = |source| DriverError::File { vm_id: spec.vm_id, path: paths.api_socket.clone(), source };
         nix::unistd::mkfifo(&paths.api_socket, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| file(errno.into()))?;
-        let watch = DirWatch::new(&spec.dir).map_err(|error| file(error.source))?;
         // It says that it runs as soon as it can be asked to end, then waits for a line. `exec 3<>` neither blocks nor sees an end.
         let script = "exec 3<>quit.fifo; echo running >console.log; read -r _ <&3";
-        let started = process::spawn(SpawnSpec {
+        let process = SpawnSpec {
             program: "sh".into(),
             args: vec!["-c".into(), script.into()],
             dir: spec.dir.clone(),
             output: Some(paths.log.clone()),
             netns: Some(network.netns()),
-        });
-        let process = started.await.map_err(|source| DriverError::Process { vm_id: spec.vm_id, source })?;
-        self.spawned.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.vm_id, process.id());
-        let running = || std::fs::metadata(&paths.console).is_ok_and(|console| console.len() > 0);
-        while !running() {
+        };
+        hold(spec, paths, process).await
+    }
+
+    async fn run(&self, held: HeldVmm) -> Result<VmmHandle, DriverError> {
+        let (vm_id, console) = (held.vm_id, held.paths.console.clone());
+        let dir = console.parent().unwrap_or(Path::new("."));
+        let watch = DirWatch::new(dir).map_err(|error| DriverError::File {
+            vm_id,
+            path: dir.to_owned(),
+            source: error.source,
+        })?;
+        let vm = held.release()?;
+        self.spawned.lock().unwrap_or_else(PoisonError::into_inner).insert(vm_id, vm.process.id());
+        while !std::fs::metadata(&console).is_ok_and(|console| console.len() > 0) {
             tokio::select! {
                 () = watch.changed() => {}
-                exit = process.exited() => {
-                    return Err(DriverError::Rejected { vm_id: spec.vm_id, exit, log: log_tail(&paths.log) });
+                exit = vm.process.exited() => {
+                    return Err(DriverError::Rejected { vm_id, exit, log: log_tail(&vm.paths.log) });
                 }
             }
         }
-        Ok(VmmHandle { vm_id: spec.vm_id, process, paths })
+        Ok(vm)
     }
 
     async fn terminate(&self, vm: &VmmHandle, grace: Duration) -> Result<VmmExit, DriverError> {

@@ -2,7 +2,7 @@
 //!
 //! A driver starts a process inside the installation's namespace and says where its files are; it keeps nothing in memory, so a
 //! VM that an earlier daemon started is handled the same way: [`ProcessHandle::open`] and [`VmmDriver::paths`] give it back.
-//! When [`VmmDriver::spawn`] fails, no process is left. Its error quotes the last lines of the VMM's own log.
+//! When [`VmmDriver::hold`] or [`VmmDriver::run`] fails, no process is left. Its error quotes the last lines of the VMM's own log.
 
 pub mod fake;
 pub mod qemu;
@@ -10,14 +10,15 @@ pub mod qemu;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use airlock_domain::VmId;
-use airlock_domain::vmm::{DriverKind, VmmExit, VmmSpec};
+use airlock_domain::vmm::{DriverKind, ProcessId, VmmExit, VmmSpec};
 use async_trait::async_trait;
 
 use crate::network::{Network, NetworkError};
-use crate::process::{ProcessError, ProcessHandle};
+use crate::process::{self, HeldProcess, ProcessError, ProcessHandle, SpawnSpec};
 
 /// How long a VMM may take to vanish after SIGKILL (it may have to free gigabytes).
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
@@ -36,11 +37,50 @@ pub trait VmmDriver: Send + Sync + std::fmt::Debug {
     /// Where the files of a VM are, given its directory.
     fn paths(&self, dir: &Path) -> VmmPaths;
 
-    /// Starts the VM. Returns when the VMM has accepted its configuration and runs the guest.
-    async fn spawn(&self, spec: &VmmSpec, network: &Network) -> Result<VmmHandle, DriverError>;
+    /// Makes the VMM's process, inside the namespace, and holds it before the VMM's first instruction: the caller records its
+    /// id, then lets it [`VmmDriver::run`]. Dropped, it is gone.
+    async fn hold(&self, spec: &VmmSpec, network: &Network) -> Result<HeldVmm, DriverError>;
+
+    /// Lets a held VMM run. Returns when it has accepted its configuration and runs the guest.
+    async fn run(&self, held: HeldVmm) -> Result<VmmHandle, DriverError>;
+
+    /// [`VmmDriver::hold`] and [`VmmDriver::run`] for a process that nobody records.
+    async fn spawn(&self, spec: &VmmSpec, network: &Network) -> Result<VmmHandle, DriverError> {
+        self.run(self.hold(spec, network).await?).await
+    }
 
     /// Ends the VMM: asks, waits for `grace`, kills, and waits until the process is gone. Fine if it is gone already.
     async fn terminate(&self, vm: &VmmHandle, grace: Duration) -> Result<VmmExit, DriverError>;
+}
+
+/// The drivers of an installation, by kind.
+#[derive(Debug)]
+pub struct Drivers {
+    only: Option<Arc<dyn VmmDriver>>,
+}
+
+impl Drivers {
+    /// The real ones.
+    pub const fn real() -> Self {
+        Self { only: None }
+    }
+
+    /// One that stands in for all, for tests and benches.
+    pub fn only(driver: Arc<dyn VmmDriver>) -> Self {
+        Self { only: Some(driver) }
+    }
+
+    /// The driver of a kind.
+    pub fn get(&self, kind: DriverKind) -> Arc<dyn VmmDriver> {
+        if let Some(driver) = &self.only {
+            return driver.clone();
+        }
+        match kind {
+            DriverKind::QemuKvm => Arc::new(qemu::QemuDriver::new(qemu::Accel::Kvm)),
+            // No record names Firecracker before its driver exists; ending a process is the same for all.
+            DriverKind::QemuTcg | DriverKind::Firecracker => Arc::new(qemu::QemuDriver::new(qemu::Accel::Tcg)),
+        }
+    }
 }
 
 /// What a driver found installed.
@@ -74,6 +114,34 @@ pub struct VmmHandle {
     pub process: ProcessHandle,
     /// Its files.
     pub paths: VmmPaths,
+}
+
+/// A VMM that does not run yet.
+#[derive(Debug)]
+pub struct HeldVmm {
+    vm_id: VmId,
+    process: HeldProcess,
+    paths: VmmPaths,
+}
+
+impl HeldVmm {
+    /// The process that will be the VMM.
+    pub fn process(&self) -> ProcessId {
+        self.process.handle().id()
+    }
+
+    fn release(self) -> Result<VmmHandle, DriverError> {
+        let Self { vm_id, process, paths } = self;
+        let process = process.release().map_err(|source| DriverError::Process { vm_id, source })?;
+        Ok(VmmHandle { vm_id, process, paths })
+    }
+}
+
+/// Makes the process of a VMM and holds it.
+async fn hold(spec: &VmmSpec, paths: VmmPaths, process: SpawnSpec<'_>) -> Result<HeldVmm, DriverError> {
+    let process = process::hold(process).await;
+    let process = process.map_err(|source| DriverError::Process { vm_id: spec.vm_id, source })?;
+    Ok(HeldVmm { vm_id: spec.vm_id, process, paths })
 }
 
 /// What went wrong with a VMM.

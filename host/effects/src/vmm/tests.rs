@@ -36,7 +36,7 @@ impl Bench {
         if skip_unless_root() {
             return None;
         }
-        if crate::doctor::find_program("qemu-system-x86_64").is_none() {
+        if crate::process::find_program("qemu-system-x86_64").is_none() {
             println!("skipped: qemu-system-x86_64 is not installed");
             return None;
         }

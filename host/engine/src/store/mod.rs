@@ -5,7 +5,10 @@
 //! A credential does outlive it: its commit is synced (`synchronous=FULL`, which syncs everything written before it too).
 
 mod access;
+mod counts;
 mod credentials;
+mod journal;
+mod leases;
 mod sessions;
 mod vms;
 
@@ -16,9 +19,13 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Connection, Sqlite, SqlitePool, Transaction};
 
 pub use credentials::SealedCredential;
-pub use sessions::NewSession;
+pub use leases::LEASE_MS;
+pub use sessions::{Accepted, NewSession, Room};
 
 use crate::records::UnknownName;
+
+/// The schema, step by step. A step that was released is never edited.
+const SCHEMA: [&str; 2] = [include_str!("schema/001.sql"), include_str!("schema/002.sql")];
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +48,13 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// No address of the pool is free.
-    #[error("all {size} addresses of the pool are leased")]
-    PoolExhausted {
-        /// Addresses in the pool.
-        size: usize,
+    /// The database was written by a later version.
+    #[error("the database has schema version {version}, this airlock knows {known}")]
+    TooNew {
+        /// The database's version.
+        version: i64,
+        /// The newest version that is known.
+        known: i64,
     },
 }
 
@@ -104,8 +113,26 @@ impl Store {
         };
         let pool = open(8, SqliteSynchronous::Normal).await.map_err(sql("open the database"))?;
         let synced = open(1, SqliteSynchronous::Full).await.map_err(sql("open the database"))?;
-        sqlx::raw_sql(include_str!("schema.sql")).execute(&pool).await.map_err(sql("bring the schema up to date"))?;
-        Ok(Self { pool, synced, host: host.to_owned() })
+        let store = Self { pool, synced, host: host.to_owned() };
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    /// Applies what is new in the schema, each step in a transaction of its own with the version it leads to.
+    async fn migrate(&self) -> Result<(), StoreError> {
+        let doing = "bring the schema up to date";
+        let mut connection = self.pool.acquire().await.map_err(sql(doing))?;
+        let version: i64 =
+            sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await.map_err(sql(doing))?;
+        let known = i64::try_from(SCHEMA.len()).unwrap_or(i64::MAX);
+        if version > known {
+            return Err(StoreError::TooNew { version, known });
+        }
+        for (to, script) in (1..).zip(SCHEMA).filter(|(to, _)| *to > version) {
+            let script = format!("BEGIN IMMEDIATE; {script} PRAGMA user_version = {to}; COMMIT");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(script)).execute(&mut *connection).await.map_err(sql(doing))?;
+        }
+        Ok(())
     }
 
     /// Whether the database answers.

@@ -1,14 +1,17 @@
+use airlock_domain::admission::{Limits, Shortage};
 use airlock_domain::boot::{Failure, TimelineEntry};
+use airlock_domain::reconcile::Lease;
 use airlock_domain::session::SessionState;
 use airlock_domain::step::Step;
 use airlock_domain::vmm::{DriverKind, ProcessId};
 use airlock_domain::{Cause, SessionId, VmId};
 use airlock_protocol::Stage;
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::*;
-use crate::records::{CredentialRecord, Scope, TokenRecord, VmState};
+use crate::clock::Moment;
+use crate::records::{CredentialRecord, Scope, SessionClock, SessionRecord, TokenRecord, VmState};
 
 async fn store() -> (Store, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
@@ -24,56 +27,158 @@ fn new_session(key: Option<&str>) -> NewSession {
         idempotency_key: key.map(Into::into),
         image: "base@sha256:00".into(),
         driver: DriverKind::QemuTcg,
-        now_ms: 10,
-        deadline_ms: 20,
+        memory_mib: 128,
+        now: Moment { wall_ms: 10, mono_ms: 1000 },
+        boot_id: "boot".into(),
+        lasts_ms: 10,
     }
 }
 
-fn pool(size: u8) -> impl Iterator<Item = Ipv4Addr> {
-    (2..2 + size).map(|last| Ipv4Addr::new(10, 0, 0, last))
+/// Five addresses, memory without end.
+fn room(queue: u32) -> Room {
+    Room {
+        limits: Limits { queue, sessions_per_user: 0, ..Limits::default() },
+        subnet: "10.0.0.1/29".parse().unwrap(),
+        memory_mib: 1 << 20,
+        available_mib: 1 << 20,
+    }
+}
+
+async fn begin(store: &Store) -> SessionRecord {
+    match store.accept(&new_session(None), &room(0)).await.unwrap() {
+        Accepted::Begun(session) => session,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]
 async fn leases_are_unique_while_live_and_come_back() {
     let (store, _dir) = store().await;
-    let starts = (0..5).map(|_| {
+    let starts = (0..7).map(|_| {
         let store = store.clone();
-        tokio::spawn(async move { store.accept(&new_session(None), pool(4)).await })
+        tokio::spawn(async move { store.accept(&new_session(None), &room(1)).await.unwrap() })
     });
-    let mut leased = Vec::new();
-    let mut refused = 0;
+    let (mut leased, mut waiting, mut refused) = (Vec::new(), Vec::new(), 0);
     for start in starts.collect::<Vec<_>>() {
         match start.await.unwrap() {
-            Ok((session, true)) => leased.push(session),
-            Err(StoreError::PoolExhausted { size: 4 }) => refused += 1,
+            Accepted::Begun(session) => leased.push(session),
+            Accepted::Waiting(session, Shortage::Addresses { size: 5 }) => waiting.push(session),
+            Accepted::Refused(Shortage::Queue { waiting: 1 }) => refused += 1,
             other => panic!("{other:?}"),
         }
     }
-    let mut addresses: Vec<_> = leased.iter().map(|s| s.address).collect();
+    let mut addresses: Vec<_> = leased.iter().filter_map(|s| s.address).collect();
     addresses.sort_unstable();
-    assert_eq!((addresses, refused), (pool(4).collect(), 1));
-    store.release_lease(leased[0].vm_id).await.unwrap();
-    let (again, _) = store.accept(&new_session(None), pool(4)).await.unwrap();
-    assert_eq!(again.address, leased[0].address);
+    assert_eq!(addresses, room(0).subnet.guest_addresses().collect::<Vec<_>>());
+    assert_eq!((waiting.len(), waiting[0].queue_position, refused), (1, Some(1), 1));
+
+    let now = new_session(None).now;
+    assert_eq!(store.admit(waiting[0].id, &room(1), now).await.unwrap(), None, "no address is free yet");
+    assert!(store.release_lease(leased[0].vm_id).await.unwrap());
+    let admitted = store.admit(waiting[0].id, &room(1), now).await.unwrap().unwrap();
+    assert_eq!((admitted.state, admitted.address), (SessionState::Starting, leased[0].address));
+    assert_eq!(store.session(admitted.id).await.unwrap(), Some(admitted.clone()));
+    assert_eq!(store.admit(admitted.id, &room(1), now).await.unwrap(), None, "admitted once");
+    assert_eq!(store.begun_steps(admitted.vm_id).await.unwrap().len(), Step::ALL.len(), "every intent stands");
 }
 
 #[tokio::test]
 async fn the_same_idempotency_key_gives_the_same_session() {
     let (store, _dir) = store().await;
-    let (first, made) = store.accept(&new_session(Some("k")), pool(4)).await.unwrap();
-    let (second, made_again) = store.accept(&new_session(Some("k")), pool(4)).await.unwrap();
-    assert_eq!((first.id, made, made_again), (second.id, true, false));
+    let first = store.accept(&new_session(Some("k")), &room(0)).await.unwrap();
+    let second = store.accept(&new_session(Some("k")), &room(0)).await.unwrap();
+    match (first, second) {
+        (Accepted::Begun(first), Accepted::Known(second)) => assert_eq!(first, second),
+        other => panic!("{other:?}"),
+    }
     assert_eq!(store.vms().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn only_the_owner_of_that_generation_acts_on_a_lease() {
+    let (store, _dir) = store().await;
+    let vm = begin(&store).await.vm_id;
+    assert!(store.renew_lease(vm, 1, 5000).await.unwrap());
+    assert_eq!(store.take_lease(vm, 7, 0).await.unwrap(), None, "another generation");
+    assert_eq!(store.take_lease(vm, 1, 6000).await.unwrap(), Some(2));
+    assert!(!store.renew_lease(vm, 1, 9000).await.unwrap(), "the former owner lost it");
+    assert_eq!(store.adopt_lease(vm, 7000).await.unwrap(), Some(3));
+    let rows = store.reconcile_rows(&BTreeSet::new(), &BTreeSet::from([vm])).await.unwrap();
+    assert_eq!(rows[0].lease, Some(Lease { generation: 3, expires_ms: 7000 }));
+    assert!(rows[0].held && rows[0].applied.is_empty());
+    assert!(store.release_lease(vm).await.unwrap());
+    assert!(!store.release_lease(vm).await.unwrap());
+    assert_eq!(store.adopt_lease(vm, 1).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_reconciler_sees_open_vms_and_the_ended_ones_that_are_seen() {
+    let (store, _dir) = store().await;
+    let (open, gone) = (begin(&store).await, begin(&store).await);
+    store.journal_outcome(open.vm_id, Step::CreateTap, None, 1).await.unwrap();
+    store.journal_outcome(open.vm_id, Step::GuardTap, Some("EPERM"), 1).await.unwrap();
+    store.journal_undo(open.vm_id, Step::AwaitReady, None, 1).await.unwrap();
+    store.release_lease(gone.vm_id).await.unwrap();
+    store.set_vm_state(gone.vm_id, VmState::Destroyed, None, 2).await.unwrap();
+    let rows = store.reconcile_rows(&BTreeSet::new(), &BTreeSet::new()).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!((rows[0].id, &rows[0].applied), (open.vm_id, &vec![Step::CreateTap]));
+    assert_eq!((rows[0].begun.len(), rows[0].deadline_ms), (Step::ALL.len() - 1, 1010));
+    let seen = BTreeSet::from([gone.vm_id, open.vm_id, VmId::from_uuid(Uuid::new_v4())]);
+    let rows = store.reconcile_rows(&seen, &BTreeSet::new()).await.unwrap();
+    assert_eq!(
+        rows.iter().map(|row| (row.id, row.ended)).collect::<Vec<_>>(),
+        [(open.vm_id, false), (gone.vm_id, true)]
+    );
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_carried_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("airlock.db");
+    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let old = SqlitePool::connect_with(options).await.unwrap();
+    sqlx::raw_sql(SCHEMA[0]).execute(&old).await.unwrap();
+    let id = SessionId::from_uuid(Uuid::new_v4());
+    sqlx::query(
+        "INSERT INTO sessions (id, host, user_id, provider, state, vm_id, address, created_ms, deadline_ms, ended_ms) \
+         VALUES ($1, 'h1', 'u', 'demo', 'completed', $2, '10.0.0.2', 1, 2, 3)",
+    )
+    .bind(id.to_string())
+    .bind(Uuid::new_v4().to_string())
+    .execute(&old)
+    .await
+    .unwrap();
+    old.close().await;
+    for _ in 0..2 {
+        let store = Store::open(&path, "h1").await.unwrap();
+        let session = store.session(id).await.unwrap().unwrap();
+        assert_eq!((session.state, session.ended_ms, session.queue_position), (SessionState::Completed, Some(3), None));
+        store.close().await;
+    }
+    let newer = Store::open(&path, "h1").await.unwrap();
+    sqlx::raw_sql("PRAGMA user_version = 99").execute(&newer.pool).await.unwrap();
+    newer.close().await;
+    assert!(matches!(Store::open(&path, "h1").await, Err(StoreError::TooNew { version: 99, .. })));
+}
+
+#[tokio::test]
+async fn deadlines_are_carried_over_to_another_boot() {
+    let (store, _dir) = store().await;
+    let session = begin(&store).await;
+    store.rebase_clocks("boot", Moment { wall_ms: 500, mono_ms: 9 }).await.unwrap();
+    assert_eq!(store.session(session.id).await.unwrap().unwrap().clock, session.clock, "the same boot");
+    store.rebase_clocks("next", Moment { wall_ms: 15, mono_ms: 100 }).await.unwrap();
+    let clock = store.session(session.id).await.unwrap().unwrap().clock;
+    assert_eq!(clock, SessionClock { boot_id: "next".into(), created_ms: 95, deadline_ms: 105 });
 }
 
 #[tokio::test]
 async fn everything_survives_a_restart() {
     let (store, dir) = store().await;
-    let (session, _) = store.accept(&new_session(None), pool(4)).await.unwrap();
+    let session = begin(&store).await;
     let id = session.vm_id;
-    store.journal_intent(id, Step::CreateTap, 11).await.unwrap();
-    store.journal_outcome(id, Step::CreateTap, "applied", 12).await.unwrap();
-    store.journal_intent(id, Step::SpawnVmm, 13).await.unwrap();
+    store.journal_outcome(id, Step::CreateTap, None, 12).await.unwrap();
     store.set_vm_process(id, ProcessId { pid: 77, start_ticks: 1234 }).await.unwrap();
     let entry =
         TimelineEntry { stage: Stage::Planned, ok: true, at_ms: 0.0, guest_us: None, errno: None, detail: None };
@@ -92,10 +197,10 @@ async fn everything_survives_a_restart() {
         store.timeline(id).await.unwrap().iter().map(|e| e.stage).collect::<Vec<_>>(),
         [Stage::Planned, Stage::Leased]
     );
-    assert_eq!(store.begun_steps(id).await.unwrap().len(), 3);
+    assert_eq!(store.begun_steps(id).await.unwrap().len(), Step::ALL.len());
     store.journal_undo(id, Step::SpawnVmm, None, 40).await.unwrap();
     store.journal_undo(id, Step::CreateTap, Some("EBUSY"), 40).await.unwrap();
-    assert_eq!(store.begun_steps(id).await.unwrap().len(), 2, "a failed undo stays open");
+    assert_eq!(store.begun_steps(id).await.unwrap().len(), Step::ALL.len() - 1, "a failed undo stays open");
     let session = store.session(session.id).await.unwrap().unwrap();
     assert_eq!((session.failure, session.ended_ms), (Some(failure), Some(30)));
     assert_eq!(store.open_vms().await.unwrap().len(), 1);
@@ -106,7 +211,7 @@ async fn everything_survives_a_restart() {
 #[tokio::test]
 async fn a_terminal_session_is_immutable() {
     let (store, _dir) = store().await;
-    let (session, _) = store.accept(&new_session(None), pool(4)).await.unwrap();
+    let session = begin(&store).await;
     assert!(store.move_session(session.id, SessionState::Starting, SessionState::Cancelled, None, 1).await.unwrap());
     assert!(!store.move_session(session.id, SessionState::Starting, SessionState::Booting, None, 2).await.unwrap());
     let record = CredentialRecord {

@@ -2,13 +2,12 @@
 
 use airlock_domain::VmId;
 use airlock_domain::boot::{Failure, TimelineEntry};
-use airlock_domain::step::Step;
-use airlock_domain::vmm::{DriverKind, ProcessId};
+use airlock_domain::vmm::ProcessId;
 use airlock_protocol::MacAddr;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::sessions::{read_failure, to_json};
+use super::sessions::{read_driver, read_failure, to_json};
 use super::{Store, StoreError, sql};
 use crate::records::{VmRecord, VmState};
 
@@ -74,67 +73,6 @@ impl Store {
             .map_err(sql("record a VM's process"))
     }
 
-    /// Journals that a step is about to be applied.
-    pub async fn journal_intent(&self, id: VmId, step: Step, now_ms: i64) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO journal (vm_id, step, intent_ms) VALUES ($1, $2, $3) \
-             ON CONFLICT (vm_id, step) DO UPDATE SET intent_ms = excluded.intent_ms, outcome = NULL, outcome_ms = NULL, undone_ms = NULL, undo_error = NULL",
-        )
-        .bind(id.to_string())
-        .bind(step.name())
-        .bind(now_ms)
-        .execute(&self.pool)
-        .await
-        .map(drop)
-        .map_err(sql("journal an intent"))
-    }
-
-    /// Journals how a step went: `applied`, or the error.
-    pub async fn journal_outcome(&self, id: VmId, step: Step, outcome: &str, now_ms: i64) -> Result<(), StoreError> {
-        sqlx::query("UPDATE journal SET outcome = $1, outcome_ms = $2 WHERE vm_id = $3 AND step = $4")
-            .bind(outcome)
-            .bind(now_ms)
-            .bind(id.to_string())
-            .bind(step.name())
-            .execute(&self.pool)
-            .await
-            .map(drop)
-            .map_err(sql("journal an outcome"))
-    }
-
-    /// Journals how an undo went.
-    pub async fn journal_undo(&self, id: VmId, step: Step, error: Option<&str>, now_ms: i64) -> Result<(), StoreError> {
-        sqlx::query("UPDATE journal SET undone_ms = $1, undo_error = $2 WHERE vm_id = $3 AND step = $4")
-            .bind(error.is_none().then_some(now_ms))
-            .bind(error)
-            .bind(id.to_string())
-            .bind(step.name())
-            .execute(&self.pool)
-            .await
-            .map(drop)
-            .map_err(sql("journal an undo"))
-    }
-
-    /// Steps with an intent that were not undone yet.
-    pub async fn begun_steps(&self, id: VmId) -> Result<Vec<Step>, StoreError> {
-        let names: Vec<String> = sqlx::query_scalar("SELECT step FROM journal WHERE vm_id = $1 AND undone_ms IS NULL")
-            .bind(id.to_string())
-            .fetch_all(&self.pool)
-            .await
-            .map_err(sql("read the journal"))?;
-        Ok(names.iter().filter_map(|name| Step::by_name(name)).collect())
-    }
-
-    /// Gives the address back. Only after the VMM process is proved gone.
-    pub async fn release_lease(&self, id: VmId) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM leases WHERE vm_id = $1")
-            .bind(id.to_string())
-            .execute(&self.pool)
-            .await
-            .map(drop)
-            .map_err(sql("release a lease"))
-    }
-
     /// Adds a stage to the timeline.
     pub async fn add_stage(&self, id: VmId, entry: &TimelineEntry) -> Result<(), StoreError> {
         sqlx::query("INSERT INTO timeline (vm_id, stage, entry) VALUES ($1, $2, $3) ON CONFLICT (vm_id, stage) DO UPDATE SET entry = excluded.entry")
@@ -170,13 +108,11 @@ fn read_vm(row: &SqliteRow) -> Result<VmRecord, StoreError> {
     let pid: Option<i32> = row.try_get("pid").map_err(sql("read a VM's column"))?;
     let ticks: Option<i64> = row.try_get("start_ticks").map_err(sql("read a VM's column"))?;
     let stage: Option<String> = row.try_get("stage").map_err(sql("read a VM's column"))?;
-    let driver: DriverKind =
-        serde_json::from_value(text("driver")?.into()).map_err(|e| StoreError::corrupt("a VM's driver", e))?;
     Ok(VmRecord {
         id,
         session_id: text("session_id")?.parse()?,
         image: text("image")?,
-        driver,
+        driver: read_driver(row)?,
         state: text("state")?.parse::<VmState>()?,
         address,
         mac: MacAddr::from_lease(address),

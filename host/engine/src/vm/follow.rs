@@ -1,5 +1,6 @@
 //! Following a VM: console, control channel, process, health and deadlines, until it ends.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use airlock_domain::boot::{BootEvent, Failure};
@@ -7,15 +8,21 @@ use airlock_domain::session::SessionState;
 use airlock_domain::vmm::VmmExit;
 use airlock_effects::control::ControlSender;
 use airlock_protocol::health::Health;
-use airlock_protocol::message::GuestMessage;
-use tokio::sync::mpsc;
+use airlock_protocol::message::{GuestMessage, HostMessage};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use super::{End, Order, VmTask, guest};
-use crate::clock::now_ms;
+use crate::clock::monotonic_ms;
+use crate::error::chain;
+use crate::records::{Reached, SessionEvent};
+use crate::store::LEASE_MS;
 
 /// How often a commit that failed is tried again while the session lasts.
 const COMMIT_RETRY: Duration = Duration::from_secs(2);
+/// How often the lease is renewed; it lasts four times as long.
+const RENEWAL: Duration = Duration::from_millis(LEASE_MS.unsigned_abs() / 4);
 
 /// What reaches the task from its VM.
 pub(super) enum Input {
@@ -27,8 +34,15 @@ pub(super) enum Input {
     Healthy(Box<Health>),
 }
 
+/// Questions to the guest that wait for their answer.
+#[derive(Debug, Default)]
+pub(super) struct Probes {
+    next: u64,
+    waiting: HashMap<u64, oneshot::Sender<Reached>>,
+}
+
 impl VmTask {
-    /// Follows the VM until its session ends.
+    /// Follows the VM until its session ends, or somebody else has it.
     pub(super) async fn follow(&mut self, mut orders: mpsc::Receiver<Order>) -> End {
         let Some(handle) = self.handle.clone() else { return End::Cancelled };
         let (inputs, mut received) = mpsc::channel(256);
@@ -36,28 +50,76 @@ impl VmTask {
         let mut readers = JoinSet::new();
         readers.spawn(guest::read_console(handle.paths.console.clone(), handle.process.clone(), inputs.clone()));
         readers.spawn(guest::hold_control(handle.paths.control_socket.clone(), inputs.clone()));
+        let mut renewal = tokio::time::interval_at(tokio::time::Instant::now() + RENEWAL, RENEWAL);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What an adopted machine still has to do is asked for by the first one.
+        let mut wake = tokio::time::Instant::now();
         loop {
-            let wake = tokio::time::Instant::from_std(self.next_wake());
             let step = tokio::select! {
                 input = received.recv() => match input {
                     Some(input) => self.on_input(input).await,
                     None => Ok(Next::Go),
                 },
-                order = orders.recv() => match order {
-                    Some(Order::Cancel) | None => return End::Cancelled,
-                },
+                order = orders.recv() => self.on_order(order).await,
                 () = tokio::time::sleep_until(wake) => self.on_wake().await,
+                _ = renewal.tick() => self.renew().await,
             };
             match step {
                 Ok(Next::Go) => {}
                 Ok(Next::ProbeHealth) => {
-                    let (ctx, address) = (self.ctx.clone(), self.session.address);
-                    readers.spawn(guest::probe_health(ctx, address, inputs.clone()));
+                    readers.spawn(guest::probe_health(self.ctx.clone(), self.address, inputs.clone()));
                 }
                 Ok(Next::End(end)) => return end,
                 Err(failure) => return End::Failed(failure),
             }
+            wake = tokio::time::Instant::from_std(self.next_wake());
         }
+    }
+
+    /// Says that the VM still has its owner. One who lost it must not touch it any more.
+    async fn renew(&mut self) -> Result<Next, Failure> {
+        let vm_id = self.session.vm_id;
+        match self.ctx.store.renew_lease(vm_id, self.generation, monotonic_ms() + LEASE_MS).await {
+            Ok(true) => Ok(Next::Go),
+            Ok(false) => {
+                tracing::error!(%vm_id, "the lease has another owner: the VM is let go");
+                Ok(Next::End(End::LetGo))
+            }
+            Err(error) => {
+                tracing::error!(%vm_id, error = chain(&error), "lease not renewed yet");
+                Ok(Next::Go)
+            }
+        }
+    }
+
+    async fn on_order(&mut self, order: Option<Order>) -> Result<Next, Failure> {
+        match order {
+            Some(Order::Cancel) | None => return Ok(Next::End(End::Cancelled)),
+            Some(Order::Detach) => return Ok(Next::End(End::LetGo)),
+            Some(Order::Tell(cause)) => {
+                return Err(Failure::new(cause, None, "found by the reconciler: something outside Airlock did it"));
+            }
+            Some(Order::Extend(deadline)) => {
+                self.deadline = super::instant_of(deadline.mono_ms);
+                self.session.deadline_ms = deadline.wall_ms;
+                self.session.clock.deadline_ms = deadline.mono_ms;
+                let _ = self.events.send(SessionEvent::State(self.session.clone()));
+            }
+            Some(Order::Reach { target, timeout, answer }) => {
+                let probes = &mut self.probes;
+                probes.waiting.retain(|_, answer| !answer.is_closed());
+                probes.next += 1;
+                let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+                let question = HostMessage::Reach { id: probes.next, target, timeout_ms };
+                // Without a channel the answer is dropped, which is what whoever asked is told.
+                if let Some(control) = &self.control
+                    && control.send(&question).await.is_ok()
+                {
+                    probes.waiting.insert(probes.next, answer);
+                }
+            }
+        }
+        Ok(Next::Go)
     }
 
     async fn on_input(&mut self, input: Input) -> Result<Next, Failure> {
@@ -94,33 +156,36 @@ impl VmTask {
             GuestMessage::Login { login_id, event } if login_id == self.session.id.to_string() => {
                 return self.on_login(event).await;
             }
+            GuestMessage::Reached { id, outcome, ms } => {
+                if let Some(answer) = self.probes.waiting.remove(&id) {
+                    let _ = answer.send(Reached { outcome, ms });
+                }
+            }
             GuestMessage::Login { .. } | GuestMessage::Pong { .. } => {}
         }
         Ok(if probe { Next::ProbeHealth } else { Next::Go })
     }
 
     fn next_wake(&self) -> Instant {
-        let now = Instant::now();
-        let left = Duration::from_millis(u64::try_from(self.session.deadline_ms - now_ms()).unwrap_or(0));
-        let mut wake = now + left;
+        let mut wake = self.deadline;
         if let Some(boot) = self.boot.next_deadline_ms() {
             wake = wake.min(self.planned + Duration::from_secs_f64(boot / 1000.0));
         }
         if self.pending.is_some() {
-            wake = wake.min(now + COMMIT_RETRY);
+            wake = wake.min(Instant::now() + COMMIT_RETRY);
         }
         wake
     }
 
     async fn on_wake(&mut self) -> Result<Next, Failure> {
-        self.on_boot(BootEvent::Tick).await?;
+        let probe = self.on_boot(BootEvent::Tick).await?;
         if self.pending.is_some() {
             return self.commit().await;
         }
-        if now_ms() >= self.session.deadline_ms && self.session.state != SessionState::Capturing {
+        if Instant::now() >= self.deadline && self.session.state != SessionState::Capturing {
             return Ok(Next::End(End::Expired));
         }
-        Ok(Next::Go)
+        Ok(if probe { Next::ProbeHealth } else { Next::Go })
     }
 }
 

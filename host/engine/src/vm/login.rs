@@ -1,5 +1,7 @@
 //! The login of a session: started when the machine is ready, followed by the agent's events, ended by a sealed credential.
 
+use std::time::Instant;
+
 use airlock_domain::Cause;
 use airlock_domain::boot::Failure;
 use airlock_domain::session::{SessionEvent as Event, SessionState};
@@ -92,7 +94,7 @@ impl VmTask {
                 Ok(Next::End(End::Completed))
             }
             Ok(false) => Ok(Next::End(End::Cancelled)),
-            Err(error) if now < self.session.deadline_ms => {
+            Err(error) if Instant::now() < self.deadline => {
                 tracing::error!(session = %self.session.id, error = chain(&error), "credential not committed yet");
                 Ok(Next::Go)
             }

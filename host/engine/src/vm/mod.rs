@@ -1,44 +1,56 @@
-//! One task owns one VM, from its lease to the proof that nothing of it is left.
+//! One task owns one VM, from its first step, or from its adoption, to the proof that nothing of it is left.
 //!
 //! ```text
-//! steps applied -> boot followed to ready -> login followed -> ended (why) -> session moved -> steps undone
-//!        \______________\_______________________\____ failure: evidence saved first
+//! steps applied ─┬─> boot followed to ready -> login followed -> ended (why) -> session moved -> steps undone
+//! adopted ───────┘        \_______________________\____ failure: evidence saved first
+//!                          \____ detached (the next daemon adopts) | lease lost (somebody else owns it): nothing is touched
 //! ```
 //!
-//! The task is the only writer of its VM and of its session. It ends by itself: by success, failure, cancellation or deadline.
+//! The task is the only writer of its VM and of its session as long as it holds the VM's lease, which it renews. It ends by
+//! itself: by success, failure, cancellation or deadline. Deadlines are kept on the monotonic clock.
 
 mod follow;
 mod guest;
 mod login;
-mod steps;
+mod start;
 
-pub(crate) use steps::unwind;
-
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use airlock_domain::boot::{BootEvent, BootMachine, BootOutput, Contract, Failure};
+use airlock_domain::Cause;
+use airlock_domain::boot::{BootEvent, BootMachine, BootOutput, Contract, Failure, TimelineEntry};
 use airlock_domain::session::{SessionEvent as Event, SessionState};
 use airlock_domain::step::Step;
 use airlock_effects::control::ControlSender;
-use airlock_effects::vmm::{VmmDriver, VmmHandle};
+use airlock_effects::vmm::VmmHandle;
 use airlock_image::GoldenImage;
-use airlock_protocol::message::{CapturedFile, LoginSpec};
+use airlock_protocol::message::{CapturedFile, LoginSpec, ReachTarget};
 use airlock_protocol::stage::Reporter;
 use airlock_protocol::{Stage, paths};
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::clock::now_ms;
+use crate::clock::{Moment, monotonic_ms, now_ms};
 use crate::context::Context;
 use crate::error::chain;
-use crate::records::{SessionEvent, SessionRecord, VmState};
-use crate::{evidence, store::StoreError};
+use crate::records::{Reached, SessionEvent, SessionRecord, VmState};
+use crate::store::StoreError;
+
+use self::follow::Probes;
 
 /// What the task is asked.
+#[derive(Debug)]
 pub(crate) enum Order {
     /// End the session as cancelled.
     Cancel,
+    /// Let go of the VM and leave it running, for the next daemon.
+    Detach,
+    /// Something happened to the VM behind the task's back.
+    Tell(Cause),
+    /// The session lasts until then.
+    Extend(Moment),
+    /// Ask the guest what it reaches.
+    Reach { target: ReachTarget, timeout: Duration, answer: oneshot::Sender<Reached> },
 }
 
 /// What viewers wait for.
@@ -50,6 +62,19 @@ pub(crate) struct View {
     pub state: SessionState,
 }
 
+/// Where a session is talked about; made before its VM when it waits.
+#[derive(Debug)]
+pub(crate) struct Channels {
+    pub events: broadcast::Sender<SessionEvent>,
+    pub view: watch::Sender<View>,
+}
+
+impl Channels {
+    pub fn new(state: SessionState) -> Self {
+        Self { events: broadcast::channel(256).0, view: watch::channel(View { target: None, state }).0 }
+    }
+}
+
 /// The engine's end of a task.
 #[derive(Debug, Clone)]
 pub(crate) struct LiveVm {
@@ -58,26 +83,45 @@ pub(crate) struct LiveVm {
     pub view: watch::Receiver<View>,
 }
 
-/// Why a VM ends.
+/// Why a task ends.
 #[derive(Debug)]
 enum End {
     Completed,
     Cancelled,
     Expired,
     Failed(Failure),
+    /// The VM lives on without this task: nothing is undone.
+    LetGo,
+}
+
+/// Everything that a task is made of.
+pub(crate) struct Ingredients {
+    pub ctx: Arc<Context>,
+    pub session: SessionRecord,
+    pub address: Ipv4Addr,
+    pub image: GoldenImage,
+    pub login: Option<LoginSpec>,
+    pub channels: Channels,
+    /// What is known of its boot already.
+    pub timeline: Vec<TimelineEntry>,
+    /// The generation of the VM's lease that the task holds.
+    pub generation: i64,
 }
 
 pub(crate) struct VmTask {
     ctx: Arc<Context>,
-    driver: Arc<dyn VmmDriver>,
     session: SessionRecord,
+    address: Ipv4Addr,
+    generation: i64,
     image: GoldenImage,
     login: Option<LoginSpec>,
     planned: Instant,
+    deadline: Instant,
     boot: BootMachine,
     ready: bool,
     handle: Option<VmmHandle>,
     control: Option<ControlSender>,
+    probes: Probes,
     /// Captured, but not committed yet.
     pending: Option<Vec<CapturedFile>>,
     events: broadcast::Sender<SessionEvent>,
@@ -85,44 +129,25 @@ pub(crate) struct VmTask {
 }
 
 impl VmTask {
-    pub fn new(
-        ctx: Arc<Context>,
-        driver: Arc<dyn VmmDriver>,
-        session: SessionRecord,
-        image: GoldenImage,
-        login: Option<LoginSpec>,
-        planned: Instant,
-    ) -> (Self, LiveVm, mpsc::Receiver<Order>) {
-        let subnet = ctx.config.network.subnet;
-        #[allow(clippy::cast_precision_loss, reason = "the configuration allows at most an hour")]
-        let deadline_ms = (ctx.config.boot_deadline_s * 1000) as f64;
-        let contract = Contract {
-            agent_stages: image
-                .manifest
-                .readiness
-                .iter()
-                .copied()
-                .filter(|s| s.reporter() == Reporter::Agent)
-                .collect(),
-            deadline_ms,
-            address: format!("{}/{}", session.address, subnet.prefix()),
-            build_id: image.manifest.build_id.clone(),
-        };
+    pub fn new(made_of: Ingredients) -> (Self, LiveVm, mpsc::Receiver<Order>) {
+        let Ingredients { ctx, session, address, image, login, channels, timeline, generation } = made_of;
+        let Channels { events, view } = channels;
         let (orders, orders_rx) = mpsc::channel(8);
-        let (events, _) = broadcast::channel(256);
-        let (view, view_rx) = watch::channel(View { target: None, state: session.state });
-        let live = LiveVm { orders, events: events.clone(), view: view_rx };
+        let live = LiveVm { orders, events: events.clone(), view: view.subscribe() };
         let task = Self {
+            boot: BootMachine::resume(contract(&ctx, &image, address), timeline),
+            planned: instant_of(session.clock.created_ms),
+            deadline: instant_of(session.clock.deadline_ms),
             ctx,
-            driver,
             session,
+            address,
+            generation,
             image,
             login,
-            planned,
-            boot: BootMachine::new(contract),
             ready: false,
             handle: None,
             control: None,
+            probes: Probes::default(),
             pending: None,
             events,
             view,
@@ -130,32 +155,24 @@ impl VmTask {
         (task, live, orders_rx)
     }
 
-    /// Runs the VM to its end. The view closes when nothing of it is left.
+    /// Starts the VM and runs it to its end. The view closes when nothing of it is left.
     pub async fn run(mut self, orders: mpsc::Receiver<Order>) {
-        let end = match self.start().await {
+        let begun = self.start().await;
+        self.live(begun, orders).await;
+    }
+
+    /// Takes over a VM that another daemon started.
+    pub async fn run_adopted(mut self, orders: mpsc::Receiver<Order>) {
+        let begun = self.adopt().await;
+        self.live(begun, orders).await;
+    }
+
+    async fn live(mut self, begun: Result<(), Failure>, orders: mpsc::Receiver<Order>) {
+        let end = match begun {
             Ok(()) => self.follow(orders).await,
             Err(failure) => End::Failed(failure),
         };
         self.finish(end).await;
-    }
-
-    /// Applies the steps of a start. `LeaseAddress` was applied when the session was accepted.
-    async fn start(&mut self) -> Result<(), Failure> {
-        for stage in [Stage::Planned, Stage::Leased] {
-            self.on_boot(BootEvent::Reached(stage)).await?;
-        }
-        for (step, stage) in [
-            (Step::CreateTap, Some(Stage::TapUp)),
-            (Step::PrepareDisk, Some(Stage::DiskReady)),
-            (Step::WriteVmConfig, None),
-            (Step::SpawnVmm, Some(Stage::VmmStarted)),
-        ] {
-            self.apply(step).await?;
-            if let Some(stage) = stage {
-                self.on_boot(BootEvent::Reached(stage)).await?;
-            }
-        }
-        self.move_session(Event::BootBegan, None).await
     }
 
     /// Saves evidence of a failure, moves the session to its end, undoes every step.
@@ -163,6 +180,7 @@ impl VmTask {
         let vm_id = self.session.vm_id;
         let mut failed = None;
         match end {
+            End::LetGo => return,
             End::Failed(mut failure) => {
                 self.on_boot(BootEvent::Failed(failure.clone())).await.ok();
                 failure.evidence_id = self.save_evidence(&failure).await;
@@ -178,7 +196,8 @@ impl VmTask {
         if let Err(error) = written {
             tracing::error!(%vm_id, error = chain(&error), "state not recorded");
         }
-        steps::unwind(&self.ctx, self.driver.as_ref(), vm_id, self.handle.take()).await;
+        // It says itself what came of it, in the log and in the VM's record.
+        let _ = self.ctx.executor.destroy(vm_id).await;
     }
 
     async fn end_session(&mut self, event: Event, failure: Option<&Failure>) {
@@ -188,15 +207,8 @@ impl VmTask {
     }
 
     async fn save_evidence(&self, failure: &Failure) -> Option<String> {
-        let (state_dir, vm_id) = (self.ctx.config.state_dir.clone(), self.session.vm_id);
-        let (vm_dir, failure, timeline) = (self.ctx.vm_dir(vm_id), failure.clone(), self.boot.timeline().to_vec());
-        let saved =
-            tokio::task::spawn_blocking(move || evidence::save(&state_dir, vm_id, &vm_dir, &failure, &timeline));
-        saved
-            .await
-            .unwrap_or_else(|panicked| Err(panicked.into()))
-            .inspect_err(|error| tracing::error!(%vm_id, %error, "evidence not saved"))
-            .ok()
+        let (vm_id, timeline) = (self.session.vm_id, self.boot.timeline().to_vec());
+        self.ctx.executor.save_evidence(vm_id, self.session.id, failure, timeline).await
     }
 
     /// Feeds the boot machine; records and publishes its stages. A failure of the boot comes back as the error.
@@ -210,8 +222,7 @@ impl VmTask {
                         return Err(store_failure(&error, Some(entry.stage)));
                     }
                     if entry.stage == Stage::DisplayUp && entry.ok {
-                        let target = SocketAddr::from((self.session.address, paths::RFB_PORT));
-                        self.view.send_modify(|view| view.target = Some(target));
+                        self.show_display();
                     }
                     let _ = self.events.send(SessionEvent::Stage(entry));
                 }
@@ -220,12 +231,18 @@ impl VmTask {
                     self.ready = true;
                     let written = self.ctx.store.set_vm_state(self.session.vm_id, VmState::Ready, None, now_ms()).await;
                     written.map_err(|error| store_failure(&error, Some(Stage::Ready)))?;
+                    self.ctx.executor.apply(Step::AwaitReady, &self.plan()).await.map_err(|error| error.failure())?;
                     self.on_ready().await?;
                 }
                 BootOutput::Failed(failure) => return Err(failure),
             }
         }
         Ok(probe)
+    }
+
+    fn show_display(&self) {
+        let target = SocketAddr::from((self.address, paths::RFB_PORT));
+        self.view.send_modify(|view| view.target = Some(target));
     }
 
     /// Moves the session as its machine says; nothing happens where the event does not apply.
@@ -249,8 +266,27 @@ impl VmTask {
     }
 }
 
+/// What the boot of an image must reach.
+fn contract(ctx: &Context, image: &GoldenImage, address: Ipv4Addr) -> Contract {
+    #[allow(clippy::cast_precision_loss, reason = "the configuration allows at most an hour")]
+    let deadline_ms = (ctx.config.boot_deadline_s * 1000) as f64;
+    let of_agent = image.manifest.readiness.iter().copied().filter(|stage| stage.reporter() == Reporter::Agent);
+    Contract {
+        agent_stages: of_agent.collect(),
+        deadline_ms,
+        address: format!("{address}/{}", ctx.config.network.subnet.prefix()),
+        build_id: image.manifest.build_id.clone(),
+    }
+}
+
+/// A time of the host's monotonic clock as this process has it.
+fn instant_of(mono_ms: i64) -> Instant {
+    let (now, distance_ms) = (Instant::now(), mono_ms - monotonic_ms());
+    let distance = Duration::from_millis(distance_ms.unsigned_abs());
+    if distance_ms >= 0 { now + distance } else { now.checked_sub(distance).unwrap_or(now) }
+}
+
 fn store_failure(error: &StoreError, stage: Option<Stage>) -> Failure {
-    use airlock_domain::Cause;
     let cause = if error.is_disk_full() { Cause::DiskFull } else { Cause::Inconclusive };
     Failure::new(cause, stage, chain(error))
 }

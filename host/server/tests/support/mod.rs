@@ -35,7 +35,7 @@ pub struct Api {
     pub engine: Engine,
     pub router: Router,
     pub admin: String,
-    _close: watch::Sender<bool>,
+    _close: watch::Sender<Option<airlock_server::Ending>>,
     _namespace: Namespace,
     _state: tempfile::TempDir,
 }
@@ -79,7 +79,7 @@ impl Api {
             Config { state_dir: state.path().to_owned(), driver: DriverChoice::QemuTcg, ..Config::default() };
         config.network.namespace = name;
         let engine = Engine::open(config).await.unwrap();
-        let (close, closing) = watch::channel(false);
+        let (close, closing) = watch::channel(None);
         let router = airlock_server::router(engine.clone(), closing);
         let (_, admin) = engine.create_token("test", &[Scope::Admin]).await.unwrap();
         Self { engine, router, admin, _close: close, _namespace: namespace, _state: state }

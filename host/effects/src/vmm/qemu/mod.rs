@@ -1,7 +1,7 @@
 //! QEMU, with hardware virtualization or without.
 //!
 //! ```text
-//! spawn: process ──> QMP greets (configuration accepted, guest runs) ──> handle
+//! run: process released ──> QMP greets (configuration accepted, guest runs) ──> handle
 //!            └─ exits first ──> DriverError::Rejected with QEMU's own words
 //! terminate: QMP quit ──> exited within grace, else SIGKILL ──> exited
 //! ```
@@ -20,9 +20,11 @@ use async_trait::async_trait;
 
 pub use args::{kernel_cmdline, probe_args, qemu_args};
 
-use super::{DriverError, DriverInfo, VmmDriver, VmmHandle, VmmPaths, check_taps, kill_and_wait, log_tail};
+use super::{
+    DriverError, DriverInfo, HeldVmm, VmmDriver, VmmHandle, VmmPaths, check_taps, hold, kill_and_wait, log_tail,
+};
 use crate::network::Network;
-use crate::process::{self, SpawnSpec};
+use crate::process::SpawnSpec;
 
 /// How long QEMU may take from exec to its greeting. It takes 0.1 s; a machine under load is slower.
 const START_DEADLINE: Duration = Duration::from_secs(20);
@@ -112,18 +114,20 @@ impl VmmDriver for QemuDriver {
         }
     }
 
-    async fn spawn(&self, spec: &VmmSpec, network: &Network) -> Result<VmmHandle, DriverError> {
-        let paths = self.paths(&spec.dir);
+    async fn hold(&self, spec: &VmmSpec, network: &Network) -> Result<HeldVmm, DriverError> {
         check_taps(spec, network).await?;
-        let started = process::spawn(SpawnSpec {
+        let process = SpawnSpec {
             program: self.program.clone().into(),
             args: qemu_args(spec, self.accel),
             dir: spec.dir.clone(),
-            output: Some(paths.log.clone()),
+            output: Some(self.paths(&spec.dir).log),
             netns: Some(network.netns()),
-        });
-        let process = started.await.map_err(|source| DriverError::Process { vm_id: spec.vm_id, source })?;
-        let vm = VmmHandle { vm_id: spec.vm_id, process, paths };
+        };
+        hold(spec, self.paths(&spec.dir), process).await
+    }
+
+    async fn run(&self, held: HeldVmm) -> Result<VmmHandle, DriverError> {
+        let vm = held.release()?;
         self.accepted(&vm).await?;
         Ok(vm)
     }
