@@ -23,6 +23,7 @@ use crate::identity::Identity;
 use crate::kernel::{Kernel, KernelError, Link, WantedLink, chain};
 use crate::plan::Roster;
 use crate::report::Reporter;
+use crate::spawn::AGENT;
 
 /// What the boot left for the supervisor.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -267,7 +268,7 @@ pub fn roster_of(booted: &Booted) -> Roster {
 /// The agent as a service.
 pub fn agent_service() -> Service {
     Service {
-        name: "agent".to_owned(),
+        name: AGENT.to_owned(),
         command: vec![format!("{GUEST_BIN}/airlock-agent")],
         user: None,
         env: Default::default(),

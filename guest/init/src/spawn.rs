@@ -16,6 +16,11 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::unistd::{Gid, Uid, setgid, setgroups, setsid, setuid};
 
+/// Name of the service that is the agent.
+pub const AGENT: &str = "agent";
+/// What the kernel's choice of a victim is weighed with (proc(5), oom_score_adj).
+const AGENT_OOM_SCORE: &str = "-900";
+
 /// A log larger than this is cut when its service is started again: logs live in the guest's memory.
 const LOG_LIMIT: u64 = 1 << 20;
 
@@ -48,14 +53,17 @@ pub fn start(service: &Service) -> io::Result<i32> {
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);
-    // SAFETY: the closure runs between fork and exec in a process with one thread and only makes system calls.
-    unsafe { command.pre_exec(move || become_account(&account)) };
+    let weight = if service.name == AGENT { AGENT_OOM_SCORE } else { "0" };
+    // SAFETY: the closure runs between fork and exec in a process with one thread.
+    unsafe { command.pre_exec(move || become_account(&account, weight)) };
     let child = command.spawn()?;
     i32::try_from(child.id()).map_err(io::Error::other)
 }
 
 /// Own session, no blocked signals, the account's ids. Order matters: groups before the user id is given away.
-fn become_account(account: &Account) -> io::Result<()> {
+fn become_account(account: &Account, oom_score: &str) -> io::Result<()> {
+    // A machine short of memory loses its programs before it loses the one that says so.
+    let _ = fs::write("/proc/self/oom_score_adj", oom_score);
     setsid()?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     if account.uid != 0 {

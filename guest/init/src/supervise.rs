@@ -48,6 +48,10 @@ pub fn beside_init(kernel: &mut impl Kernel) -> (Booted, Option<Beside>) {
         keep_visible(&run_dir);
         Beside { run_dir, _lock }
     });
+    // Nobody starts it again under an init that does not know it.
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "-1000") {
+        said("protect the supervisor from the OOM killer")(error);
+    }
     if let Err(errno) = set_child_subreaper(true) {
         said("adopt the orphans of services")(errno.into());
     }
