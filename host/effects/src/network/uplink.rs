@@ -36,9 +36,9 @@ impl Network {
     /// Makes or repairs the way out that the specification asks for, and removes any other.
     pub(super) async fn repair_uplink(&self) -> Result<(), NetworkError> {
         let wanted = self.spec().egress.uplink.clone();
-        let ours = self.link(UPLINK_LINK).await?;
-        let former: Option<Uplink> = ours.as_ref().map(|ours| ours.alias.parse().unwrap_or_default());
-        if former.as_ref().is_none_or(|former| *former != wanted) {
+        // A link without its alias was made by a daemon that died at once: nothing came after it.
+        let former: Option<Uplink> = self.link(UPLINK_LINK).await?.and_then(|ours| ours.alias.parse().ok());
+        if wanted == Uplink::None || former.as_ref() != Some(&wanted) {
             self.remove_uplink(former.unwrap_or_default()).await?;
         }
         if wanted == Uplink::None {
@@ -47,11 +47,11 @@ impl Network {
         let beyond = Beyond::open(self.spec()).await?;
         beyond.check_forwarding().await?;
         beyond.check_transit_free(self.spec().egress.transit).await?;
-        // Before the first packet can arrive there.
+        let (ours, peer) = self.ensure_pair(&beyond).await?;
+        // After the link, which is the record of where the table is; before the first packet can arrive there.
         let rules = self.inner.nft.apply(&beyond.place, firewall::uplink(self.spec())).await;
         rules.map_err(|source| beyond.nft_error("apply the rules of the uplink", source))?;
-        let (ours, peer) = self.ensure_pair(&beyond).await?;
-        self.address_pair(&beyond, ours, peer).await?;
+        self.address_pair(&beyond, &ours, &peer).await?;
         // Another installation may have taken the same addresses while we did.
         if let Err(taken) = beyond.check_transit_free(self.spec().egress.transit).await {
             self.remove_uplink(wanted).await?;
@@ -86,8 +86,18 @@ impl Network {
         Ok(())
     }
 
-    /// Both ends of the pair, made if they are not there.
+    /// Both ends of the pair with their aliases, made if they are not there. New ones are down.
     async fn ensure_pair(&self, beyond: &Beyond) -> Result<(Link, Link), NetworkError> {
+        let (ours, peer) = self.find_or_create_pair(beyond).await?;
+        for (netlink, end, alias) in [(self.netlink(), &ours, &beyond.name), (&beyond.netlink, &peer, &beyond.alias)] {
+            if end.alias != *alias {
+                link::set_alias(netlink, end.index, alias).await.map_err(failed("the alias", end))?;
+            }
+        }
+        Ok((ours, peer))
+    }
+
+    async fn find_or_create_pair(&self, beyond: &Beyond) -> Result<(Link, Link), NetworkError> {
         let (ours, peer) = (self.link(UPLINK_LINK).await?, beyond.link().await?);
         if let (Some(ours), Some(peer)) = (&ours, &peer)
             && ours.kind == "veth"
@@ -117,35 +127,29 @@ impl Network {
         }
     }
 
-    /// Aliases, addresses, both ends up, and our default route.
-    async fn address_pair(&self, beyond: &Beyond, ours: Link, peer: Link) -> Result<(), NetworkError> {
+    /// Addresses, both ends up, and our default route.
+    async fn address_pair(&self, beyond: &Beyond, ours: &Link, peer: &Link) -> Result<(), NetworkError> {
         let transit = self.spec().egress.transit;
-        let failed = |what: &'static str, end: &Link| {
-            let link = end.name.clone();
-            move |source| NetworkError::ConfigureUplink { what, link, source }
-        };
-        let ends = [
-            (self.netlink(), &ours, beyond.name.as_str(), transit.our_side()),
-            (&beyond.netlink, &peer, beyond.alias.as_str(), transit.uplink_side()),
-        ];
-        for (netlink, end, alias, address) in ends {
-            if end.alias != alias {
-                link::set_alias(netlink, end.index, alias).await.map_err(failed("the alias", end))?;
-            }
+        let ends = [(self.netlink(), ours, transit.our_side()), (&beyond.netlink, peer, transit.uplink_side())];
+        for (netlink, end, address) in ends {
             let address = (address, transit.prefix());
             link::set_only_address(netlink, end.index, address).await.map_err(failed("the address", end))?;
         }
-        // Up only when both have their rules, names and addresses.
-        for (netlink, end, ..) in ends {
+        for (netlink, end, _) in ends {
             link::set_up(netlink, end.index).await.map_err(failed("up", end))?;
         }
         let routed = link::set_default_route(self.netlink(), ours.index, transit.uplink_side()).await;
-        routed.map_err(failed("the default route", &ours))
+        routed.map_err(failed("the default route", ours))
     }
 
     async fn set_forwarding(&self, value: &'static str) -> Result<(), NetworkError> {
         self.write_sysctls(vec![(IP_FORWARD.to_owned(), value)]).await
     }
+}
+
+fn failed(what: &'static str, end: &Link) -> impl FnOnce(std::io::Error) -> NetworkError {
+    let link = end.name.clone();
+    move |source| NetworkError::ConfigureUplink { what, link, source }
 }
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";

@@ -35,8 +35,8 @@ async fn guard_at_once(network: &Network, specs: &[(TapSpec, GuardSpec)]) -> Vec
     }
     let start = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
-    for (_, guard) in specs.iter().cloned() {
-        let network = network.clone();
+    for (_, guard) in specs {
+        let (network, guard) = (network.clone(), guard.clone());
         tasks.spawn(async move {
             network.guard_tap(&guard).await.unwrap();
             start.elapsed()
@@ -47,8 +47,8 @@ async fn guard_at_once(network: &Network, specs: &[(TapSpec, GuardSpec)]) -> Vec
 
 fn tell(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
-    println!("{what:<40} n={:<3} p50 {:6.2} ms   p99 {:6.2} ms", times.len(), at(0.5), at(0.99));
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1000.0;
+    println!("{what:<40} n={:<3} p50 {:6.2} ms   p99 {:6.2} ms", times.len(), at(50), at(99));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -143,6 +143,30 @@ async fn a_foreign_link_of_our_name_is_not_taken() {
     let error = Network::open(&world.spec(&own, &[])).await.unwrap_err();
     assert_eq!(chain(&error)[0], format!("link {peer} at uplink namespace:{} belongs to \"\"", world.isp.name()));
     assert!(run(world.isp.name(), "ip", &["-d", "link", "show", &peer]).contains("bridge"));
+    assert_eq!(tables(world.isp.name()), "");
+}
+
+#[tokio::test]
+async fn a_pair_that_a_crash_left_half_made_is_finished_or_removed() {
+    if skip_unless_root() {
+        return;
+    }
+    let (own, world) = (TestNetns::new(), Internet::new(&["203.0.113.10"]));
+    let (spec, peer) = (world.spec(&own, &[]), uplink_peer(own.name()));
+    let half = || {
+        let made = ["link", "add", &peer, "type", "veth", "peer", "name", UPLINK_LINK, "netns", own.name()];
+        run(world.isp.name(), "ip", &made);
+    };
+    Netns::create(own.name()).unwrap();
+    half();
+    let network = Network::open(&spec).await.unwrap();
+    works(&network, &world, 8).await;
+    network.delete().await.unwrap();
+
+    Netns::create(own.name()).unwrap();
+    half();
+    Network::open(&own.spec()).await.unwrap();
+    nothing_left(&world, &own);
 }
 
 #[tokio::test]
