@@ -34,6 +34,8 @@ pub const GUARD_RULES: usize = 11;
 pub struct GuardSpec {
     /// Interface name.
     pub tap: String,
+    /// Its alias: the whole VM id, the proof of ownership.
+    pub alias: String,
     /// The only MAC it may send from.
     pub mac: MacAddr,
     /// The only address it may send from.
@@ -43,7 +45,7 @@ pub struct GuardSpec {
 impl GuardSpec {
     /// The guard of the VM that leased `address`.
     pub fn of_vm(vm_id: VmId, address: Ipv4Addr) -> Self {
-        Self { tap: vm_id.tap_name(), mac: MacAddr::from_lease(address), address }
+        Self { tap: vm_id.tap_name(), alias: vm_id.to_string(), mac: MacAddr::from_lease(address), address }
     }
 }
 
@@ -69,7 +71,7 @@ fn hook(tap: &str) -> String {
     format!("add chain netdev {TABLE} {tap} {{ type filter hook ingress device \"{tap}\" priority 0; policy drop; }}\n")
 }
 
-fn guard_rules(subnet: Subnet, GuardSpec { tap, mac, address }: &GuardSpec) -> String {
+fn guard_rules(subnet: Subnet, GuardSpec { tap, mac, address, .. }: &GuardSpec) -> String {
     let (pool, gateway) = (subnet.net(), subnet.gateway());
     // A tagged frame looks like its inner protocol to every match but that of the Ethernet type: those come first.
     let rules: [String; GUARD_RULES] = [

@@ -9,15 +9,17 @@
 //! wait for the kernel's readers, so guards go before removals. A crash leaves a guard without TAP or a TAP that is down; both
 //! are seen ([`Network::guards`], [`Network::taps`]) and both are repeated or removed by the same two calls.
 
+use airlock_domain::VmId;
 use airlock_domain::firewall::{self, GuardSpec};
 use airlock_domain::network::Subnet;
 use tokio::sync::{mpsc, oneshot};
 
+use super::Network;
 use super::error::NetworkError;
+use super::link::{self, Link};
 use super::nft::{Nft, NftError};
 use super::observe::{GuardSeen, guards_seen};
 use super::place::Place;
-use super::{Network, link};
 
 /// The most changes in one run of nft.
 const BATCH: usize = 128;
@@ -131,6 +133,10 @@ impl Network {
             let namespace = self.namespace().to_owned();
             return Err(NetworkError::NotA { name: spec.tap.clone(), namespace, wanted: "TAP" });
         }
+        if tap.alias != spec.alias {
+            let (owner, tap, wanted) = (tap.alias, spec.tap.clone(), spec.alias.clone());
+            return Err(NetworkError::TapNameCollision { tap, owner, wanted });
+        }
         self.change_guard("guard", Change::Guard(spec.clone())).await?;
         match link::set_up(self.netlink(), tap.index).await {
             Ok(()) => Ok(()),
@@ -142,7 +148,7 @@ impl Network {
         }
     }
 
-    /// Takes the TAP down, then its guard away. Fine if either is gone already.
+    /// Takes the TAP down if a VM of ours owns it, then its guard away. Fine if either is gone already.
     pub async fn unguard_tap(&self, tap: &str) -> Result<(), NetworkError> {
         if !is_plain(tap) {
             return Err(NetworkError::NotA {
@@ -151,7 +157,9 @@ impl Network {
                 wanted: "TAP",
             });
         }
-        if let Some(link) = self.link(tap).await?.filter(|link| link.up) {
+        // Something else of that name may stand there now; the guard is ours in any case.
+        let is_ours = |link: &Link| link.alias.parse::<VmId>().is_ok_and(|vm_id| vm_id.tap_name() == tap);
+        if let Some(link) = self.link(tap).await?.filter(|link| link.up && is_ours(link)) {
             match link::set_down(self.netlink(), link.index).await {
                 Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {
                     return Err(NetworkError::SetDown { link: tap.to_owned(), source: error });

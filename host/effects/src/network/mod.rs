@@ -88,7 +88,7 @@ pub(crate) async fn try_rules(scratch: &str) -> Result<(), NetworkError> {
     let spec =
         NetworkSpec { egress: EgressSpec { uplink: Uplink::Host, ..EgressSpec::default() }, ..NetworkSpec::default() };
     let address = spec.subnet.gateway();
-    let guard = GuardSpec { tap: "lo".to_owned(), mac: MacAddr::from_lease(address), address };
+    let guard = GuardSpec { tap: "lo".to_owned(), alias: String::new(), mac: MacAddr::from_lease(address), address };
     // Without egress there is one kind of rule that the others do not have; the guard is hooked to what every namespace has.
     let text = firewall::base(&NetworkSpec::default())
         + &firewall::base(&spec)

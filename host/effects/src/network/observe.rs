@@ -14,11 +14,11 @@ use serde_json::Value;
 pub struct GuardSeen {
     /// The TAP that its chain is named after. The TAP itself may be gone.
     pub tap: String,
-    /// The MAC that all its rules name; none if they differ or name none.
+    /// The MAC that it holds its guest to; none unless it is whole.
     pub mac: Option<MacAddr>,
-    /// The address that all its rules name; none if they differ or name none.
+    /// The address that it holds its guest to; none unless it is whole.
     pub address: Option<Ipv4Addr>,
-    /// Hooked to a device, and with exactly the rules of a guard, in their order.
+    /// Hooked to a device, with exactly the rules of a guard in their order, and all of them name one MAC and one address.
     pub whole: bool,
     /// Frames dropped so far, by rule (`airlock_domain::firewall::GUARD_DROPS`).
     pub drops: BTreeMap<String, u64>,
@@ -27,7 +27,7 @@ pub struct GuardSeen {
 impl GuardSeen {
     /// Whether it is the guard that was wanted.
     pub fn is(&self, wanted: &GuardSpec) -> bool {
-        self.whole && self.tap == wanted.tap && self.mac == Some(wanted.mac) && self.address == Some(wanted.address)
+        self.tap == wanted.tap && self.mac == Some(wanted.mac) && self.address == Some(wanted.address)
     }
 }
 
@@ -80,12 +80,15 @@ fn take_rules(guard: &mut GuardSeen, rules: &[&Value]) {
             _ => {}
         }
     }
-    guard.mac = the_only(&macs).and_then(|mac| mac.parse().ok());
-    guard.address = the_only(&addresses).and_then(|address| address.parse().ok());
     guard.drops = drops(rules);
     let names: Vec<&str> =
         rules.iter().filter(|rule| is_drop(rule)).filter_map(|rule| text(&rule["comment"])).collect();
-    guard.whole &= rules.len() == GUARD_RULES && names == GUARD_DROPS && macs.len() == 3 && addresses.len() == 3;
+    let sender = the_only(&macs).zip(the_only(&addresses));
+    guard.whole &= rules.len() == GUARD_RULES && names == GUARD_DROPS && (macs.len(), addresses.len()) == (3, 3);
+    guard.whole &= sender.is_some();
+    if let Some((mac, address)) = sender.filter(|_| guard.whole) {
+        (guard.mac, guard.address) = (mac.parse().ok(), address.parse().ok());
+    }
 }
 
 /// The chains and counters in `nft -j list table inet ...`.

@@ -90,6 +90,11 @@ impl Network {
         Ok(self.link(name).await?.is_some_and(|link| link.kind == "tun"))
     }
 
+    /// Whether something that is not this TAP has its name.
+    pub async fn is_foreign(&self, spec: &TapSpec) -> Result<bool, NetworkError> {
+        Ok(self.link(&spec.name).await?.is_some_and(|link| self.check_ours(spec, &link).is_err()))
+    }
+
     fn check_ours(&self, spec: &TapSpec, tap: &Link) -> Result<(), NetworkError> {
         if tap.kind != "tun" {
             let namespace = self.namespace().to_owned();

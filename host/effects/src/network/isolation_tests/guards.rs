@@ -121,6 +121,26 @@ async fn a_guard_without_its_tap() {
 }
 
 #[tokio::test]
+async fn a_tap_of_somebody_else_is_neither_guarded_nor_taken_down() {
+    if skip_unless_root() {
+        return;
+    }
+    let own = TestNetns::new();
+    let network = Network::open(&own.spec()).await.unwrap();
+    let spec = guard(8);
+    for args in [
+        &["tuntap", "add", &spec.tap, "mode", "tap", "vnet_hdr"][..],
+        &["link", "set", &spec.tap, "alias", "somebody", "up"],
+    ] {
+        run(own.name(), "ip", args);
+    }
+    assert_eq!(network.guard_tap(&spec).await.unwrap_err().cause(), Some("tap_name_collision"));
+    assert_eq!(network.guards().await.unwrap(), []);
+    network.unguard_tap(&spec.tap).await.unwrap();
+    assert!(is_up(&own, &spec.tap));
+}
+
+#[tokio::test]
 async fn twenty_five_at_once_of_which_one_fails() {
     if skip_unless_root() {
         return;
