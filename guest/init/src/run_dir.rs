@@ -24,7 +24,8 @@ impl RunDir {
     /// Holds the directory at `path` as it is now.
     pub fn hold(path: &Path) -> io::Result<Self> {
         let dir = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(path)?;
-        let mounts = File::open("/proc/self/mountinfo")?;
+        // Not /proc/self: a thread may have a mount namespace of its own.
+        let mounts = File::open("/proc/thread-self/mountinfo")?;
         Ok(Self { path: path.to_owned(), dir, mounts })
     }
 
