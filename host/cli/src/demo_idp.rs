@@ -35,8 +35,10 @@ pub async fn run(args: DemoIdpArgs) -> Outcome {
             Account::new(&args.user, &password)
         }
     };
-    serve_until(account, listener, shutdown_signal())
-        .await
-        .map_err(|error| Failure::new(FAILED, "listener_failed", format!("serve on {address}"), "").because(&error))?;
+    serve_until(account, listener, async {
+        shutdown_signal().await;
+    })
+    .await
+    .map_err(|error| Failure::new(FAILED, "listener_failed", format!("serve on {address}"), "").because(&error))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -118,6 +118,11 @@ impl From<OpenError> for Box<Failure> {
                 "vault_failed",
                 "see the cause; vault.key must be the daemon's, readable for it alone".to_owned(),
             ),
+            OpenError::Reconcile(_) => (
+                FAILED,
+                "reconcile_failed",
+                "see the cause; airlock doctor says what is missing on this host".to_owned(),
+            ),
             OpenError::Images(source) => (FAILED, source.code(), source.remedy()),
             OpenError::Providers(_) => (FAILED, "provider_invalid", "correct the provider file".to_owned()),
             OpenError::Network(source) => {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use airlock_protocol::Stage;
 use serde_json::{Value, json};
-use support::{Daemon, Wanted, assert_timeline};
+use support::{Daemon, Wanted, assert_timeline, text};
 
 const PASSWORD: &str = "canary-password-7f3a";
 
@@ -45,10 +45,6 @@ fn person(url: &str, test: &str, more: &[&str]) -> (bool, Value) {
     println!("{stdout}{stderr}");
     let last = stdout.lines().rev().find_map(|line| serde_json::from_str(line).ok());
     (out.status.success(), last.unwrap_or(Value::Null))
-}
-
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}"))
 }
 
 /// Every file below `dir`, searched for `needle`.

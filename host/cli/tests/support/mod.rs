@@ -105,6 +105,12 @@ impl Installation {
         self.state.path().join("vms")
     }
 
+    /// `ip` inside the namespace.
+    pub fn ip(&self, args: &[&str]) {
+        let out = Command::new("ip").args(["-n", &self.namespace]).args(args).output().unwrap();
+        assert!(out.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+
     /// Names of the TAPs in the namespace.
     pub fn taps(&self) -> Vec<String> {
         let out = Command::new("ip").args(["-n", &self.namespace, "-o", "link"]).output().unwrap();
@@ -144,6 +150,11 @@ impl Installation {
 
 impl Drop for Installation {
     fn drop(&mut self) {
+        // A test that failed between two daemons leaves its machines behind.
+        for pid in self.vmms() {
+            eprintln!("ending process {pid} that the test left in {}", self.vms_dir().display());
+            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        }
         let out = Command::new("ip").args(["netns", "delete", &self.namespace]).output();
         if let Ok(out) = &out
             && !out.status.success()
@@ -172,6 +183,41 @@ impl Daemon {
         let child = at.serve().stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null()).spawn().unwrap();
         let base = format!("http://127.0.0.1:{}", at.port);
         Self::attach(child, at, base).await
+    }
+
+    /// `kill -9`, and nothing else: its machines live on.
+    pub fn kill(&mut self) {
+        signal(self.child.id(), "KILL");
+        self.child.wait().unwrap();
+    }
+
+    /// Another daemon on the same installation, with another environment; waits until it answers.
+    pub async fn restart_with(&mut self, environment: &[(&str, &str)]) {
+        assert!(self.child.try_wait().unwrap().is_some(), "the first one still runs");
+        let path = self.at.state.path().join("daemon.log");
+        let log = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+        let mut serve = self.at.serve();
+        serve.envs(environment.iter().copied()).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = serve.spawn().unwrap();
+        let started = Instant::now();
+        while self.client.get(format!("{}/health", self.base)).send().await.is_err() {
+            assert!(self.child.try_wait().unwrap().is_none(), "{}", self.log());
+            assert!(started.elapsed() < Duration::from_secs(20), "{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub async fn restart(&mut self) {
+        self.restart_with(&[]).await;
+    }
+
+    /// What `airlock_leaked_resources` says, summed.
+    pub async fn leaked(&self) -> u64 {
+        let text = self.client.get(format!("{}/metrics", self.base)).send().await.unwrap().text().await.unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("airlock_leaked_resources{"));
+        let values: Vec<u64> = lines.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+        assert_eq!(values.len(), 5, "{text}");
+        values.iter().sum()
     }
 
     /// Waits until a daemon that was started answers.
@@ -306,6 +352,11 @@ impl Drop for Daemon {
             eprintln!("--- daemon.log\n{}", self.log());
         }
     }
+}
+
+/// A text field of a body.
+pub fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value}"))
 }
 
 pub fn signal(pid: u32, name: &str) {
