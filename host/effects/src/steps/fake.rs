@@ -33,6 +33,8 @@ pub struct World {
     pub dirs: BTreeMap<String, bool>,
     /// Processes, each with the directory it works in.
     pub processes: BTreeMap<ProcessId, String>,
+    /// What the file in a VM's directory says about its VMM.
+    pid_files: BTreeMap<String, ProcessId>,
     next_pid: i32,
 }
 
@@ -84,17 +86,36 @@ impl FakeEffects {
         let (vm_id, dir) = (plan.vmm.vm_id, plan.vmm.vm_id.dir_name());
         let process = {
             let mut world = self.world();
-            if world.processes.values().any(|works_in| *works_in == dir) {
+            if world.pid_files.get(&dir).is_some_and(|vmm| world.processes.contains_key(vmm)) {
                 return Ok(());
             }
             world.start_process(&dir)
         };
-        let recorded = record(process).await;
-        if recorded.is_err() {
-            // A held process that is not released ends by itself.
-            self.world().processes.remove(&process);
+        let mut held = Held { host: self, process, released: false };
+        record(process).await.map_err(|source| EffectError::Record { vm_id, source })?;
+        self.world().pid_files.insert(dir, process);
+        held.released = true;
+        Ok(())
+    }
+
+    /// Whether the name of a VM's TAP is taken by somebody else's.
+    fn is_foreign(&self, vm_id: VmId) -> bool {
+        self.world().taps.get(&vm_id.tap_name()).is_some_and(|(owner, _)| *owner != vm_id.to_string())
+    }
+}
+
+/// A process that was not let run yet. It ends by itself when whoever holds it fails or is gone.
+struct Held<'a> {
+    host: &'a FakeEffects,
+    process: ProcessId,
+    released: bool,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if !self.released {
+            self.host.world().processes.remove(&self.process);
         }
-        recorded.map_err(|source| EffectError::Record { vm_id, source })
     }
 }
 
@@ -133,19 +154,21 @@ impl Effects for FakeEffects {
     }
 
     async fn undo(&self, step: Step, traces: &VmTraces) -> Result<(), EffectError> {
-        let mut world = self.world();
-        let tap = traces.vm_id.tap_name();
+        let (foreign, mut world) = (self.is_foreign(traces.vm_id), self.world());
+        let (tap, dir) = (traces.vm_id.tap_name(), traces.vm_id.dir_name());
         match step.undo() {
             Undo::ReleaseAddress | Undo::Nothing(_) => {}
             Undo::StopVmm => drop(traces.process.and_then(|process| world.processes.remove(&process))),
-            Undo::RemoveDir => drop(world.dirs.remove(&traces.vm_id.dir_name())),
-            Undo::RemoveGuard => drop(world.guards.remove(&tap)),
-            Undo::DeleteTap => {
-                if let Some((owner, _)) = world.taps.get(&tap) {
-                    check_owner(traces.vm_id, owner)?;
-                }
-                world.taps.remove(&tap);
+            Undo::RemoveDir => {
+                world.pid_files.remove(&dir);
+                world.dirs.remove(&dir);
             }
+            Undo::RemoveGuard | Undo::DeleteTap if foreign => {}
+            Undo::RemoveGuard => {
+                world.guards.remove(&tap);
+                world.taps.entry(tap).and_modify(|(_, in_service)| *in_service = false);
+            }
+            Undo::DeleteTap => drop(world.taps.remove(&tap)),
         }
         Ok(())
     }

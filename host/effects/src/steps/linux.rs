@@ -98,12 +98,15 @@ impl Effects for LinuxEffects {
     }
 
     async fn undo(&self, step: Step, traces: &VmTraces) -> Result<(), EffectError> {
+        let tap = TapSpec::of_vm(traces.vm_id, VMM_UID);
         match step.undo() {
             Undo::ReleaseAddress | Undo::Nothing(_) => {}
             Undo::StopVmm => self.stop_vmm(traces).await?,
             Undo::RemoveDir => drop(files::remove_dir(&self.dir_of(traces.vm_id))?),
-            Undo::RemoveGuard => self.network.unguard_tap(&traces.vm_id.tap_name()).await?,
-            Undo::DeleteTap => drop(self.network.delete_tap(&TapSpec::of_vm(traces.vm_id, VMM_UID)).await?),
+            // The name is somebody else's: ours is not there, and the rules and the state of that port are theirs.
+            Undo::RemoveGuard | Undo::DeleteTap if self.network.is_foreign(&tap).await? => {}
+            Undo::RemoveGuard => self.network.unguard_tap(&tap.name).await?,
+            Undo::DeleteTap => drop(self.network.delete_tap(&tap).await?),
         }
         Ok(())
     }

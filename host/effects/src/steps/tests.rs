@@ -122,20 +122,27 @@ async fn the_kernel_keeps_the_contract() {
     keeps_the_contract(&host.effects, &plan(host.state.path())).await;
 }
 
-/// Somebody else's TAP of the same name: neither used nor removed.
+/// Somebody else's TAP of the same name, in service: neither used nor changed, and nothing that a VM waits for.
 async fn leaves_a_foreign_tap_alone(effects: &dyn Effects, plan: &VmPlan) {
+    let before = effects.observe().await.unwrap();
+    assert!(before.taps[0].in_service && before.guards.len() == 1);
     let error = apply(effects, Step::CreateTap, plan).await.unwrap_err();
     assert_eq!(error.cause(), Some("tap_name_collision"));
     let traces = VmTraces { vm_id: plan.vmm.vm_id, driver: plan.driver, process: None };
-    assert_eq!(effects.undo(Step::CreateTap, &traces).await.unwrap_err().cause(), Some("tap_name_collision"));
-    assert_eq!(effects.observe().await.unwrap().taps.len(), 1);
+    for step in Step::ALL.into_iter().rev() {
+        effects.undo(step, &traces).await.unwrap();
+    }
+    let after = effects.observe().await.unwrap();
+    assert_eq!((after.taps, after.guards), (before.taps, before.guards));
 }
 
 #[tokio::test]
 async fn the_fake_leaves_a_foreign_tap_alone() {
     let state = tempfile::tempdir().unwrap();
     let (fake, plan) = (FakeEffects::new(), plan(state.path()));
-    fake.world().taps.insert(plan.vmm.vm_id.tap_name(), ("somebody".into(), true));
+    let name = plan.vmm.vm_id.tap_name();
+    fake.world().taps.insert(name.clone(), ("somebody".into(), true));
+    fake.world().guards.insert(name, (MacAddr::from_lease(plan.address), plan.address));
     leaves_a_foreign_tap_alone(&fake, &plan).await;
 }
 
@@ -149,6 +156,10 @@ async fn the_kernel_leaves_a_foreign_tap_alone() {
     let foreign =
         airlock_domain::network::TapSpec { name: plan.vmm.vm_id.tap_name(), alias: "somebody".into(), owner_uid: 0 };
     host.network.create_tap_port(&foreign).await.unwrap();
+    let theirs = Ipv4Addr::new(192, 168, 100, 9);
+    let guard = airlock_domain::firewall::GuardSpec::of_vm(plan.vmm.vm_id, theirs);
+    let guard = airlock_domain::firewall::GuardSpec { alias: "somebody".into(), ..guard };
+    host.network.guard_tap(&guard).await.unwrap();
     leaves_a_foreign_tap_alone(&host.effects, &plan).await;
 }
 
