@@ -25,6 +25,7 @@ pub mod store;
 pub mod vault;
 mod vm;
 
+pub use clock::Moment;
 pub use context::DriverReport;
 pub use engine::{Engine, EngineHealth, OpenError, SessionWatch, Snapshot, StartSession, ViewerEnd};
 pub use error::{Error, ErrorKind};
