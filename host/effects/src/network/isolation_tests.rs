@@ -25,6 +25,23 @@ fn counted(drops: &BTreeMap<String, u64>) -> BTreeMap<&str, u64> {
     drops.iter().filter(|(_, packets)| **packets > 0).map(|(name, packets)| (name.as_str(), *packets)).collect()
 }
 
+/// Waits until the table beyond the uplink counted a drop. The packet comes over a wire of its own, so there is nothing else to
+/// wait for.
+async fn wait_for_drop(world: &Internet, own: &TestNetns, name: &str) {
+    let counted = async {
+        loop {
+            let listed = run(world.isp.name(), "nft", &["list", "table", "inet", &firewall::uplink_table(own.name())]);
+            let line = listed.lines().find(|line| line.contains(&format!("comment \"{name}\""))).unwrap().to_owned();
+            if !line.contains("counter packets 0 ") {
+                return;
+            }
+            // Lets the clock of the timeout go on.
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(5), counted).await.unwrap_or_else(|_| panic!("no {name}"));
+}
+
 async fn guard_drops(network: &Network, tap: &str) -> BTreeMap<String, u64> {
     network.guards().await.unwrap().into_iter().find(|guard| guard.tap == tap).unwrap().drops
 }
@@ -88,26 +105,60 @@ async fn a_guest_speaks_only_for_itself_and_only_to_the_gateway() {
     assert_eq!(counted(&guard_drops(&network, &other.tap).await), BTreeMap::new());
 }
 
+/// Guests whose guards somebody took away: what is left between them and the rest.
+async fn unguarded(network: &Network, own: &TestNetns, n: u8) -> Guest {
+    let guest = Guest::start(network, n).await;
+    network.unguard_tap(&guest.tap).await.unwrap();
+    run(own.name(), "ip", &["link", "set", &guest.tap, "up"]);
+    guest.await_port().await;
+    guest
+}
+
 #[tokio::test]
 async fn ports_do_not_see_each_other_even_without_guards() {
     if skip_unless_root() {
         return;
     }
-    let own = TestNetns::new();
-    let network = Network::open(&own.spec()).await.unwrap();
-    let (guest, other) = (Guest::start(&network, 8).await, Guest::start(&network, 9).await);
-    for tap in [&guest.tap, &other.tap] {
-        network.unguard_tap(tap).await.unwrap();
-        run(own.name(), "ip", &["link", "set", tap, "up"]);
-    }
+    let (own, world) = (TestNetns::new(), Internet::new(&[]));
+    let network = Network::open(&world.spec(&own, &[])).await.unwrap();
+    let (guest, other) = (unguarded(&network, &own, 8).await, unguarded(&network, &own, 9).await);
+    while other.receive().is_some() {}
     let packet = frame::udp((address(8), 4000), (address(9), 4000), b"x");
     guest.send(&frame::ethernet(guest.mac, other.mac, frame::IPV4, &packet));
     guest.send(&frame::ethernet(guest.mac, frame::BROADCAST, frame::IPV4, &packet));
     // The gateway would have to route this one back to where it came from.
-    other.greet().await;
     guest.send_ip(&packet);
     guest.greet().await;
     assert_eq!(other.receive(), None);
+    // The broadcast frame is for the gateway too.
+    assert_eq!(counted(&network.firewall().await.unwrap().drops), BTreeMap::from([("guest_to_guest", 1)]));
+}
+
+#[tokio::test]
+async fn ipv6_goes_nowhere_even_where_somebody_switched_it_on() {
+    if skip_unless_root() {
+        return;
+    }
+    let (own, world) = (TestNetns::new(), Internet::new(&[]));
+    let network = Network::open(&world.spec(&own, &[])).await.unwrap();
+    let guest = unguarded(&network, &own, 8).await;
+    for (program, args) in [
+        ("sysctl", &["-qw", "net.ipv6.conf.all.disable_ipv6=0", "net.ipv6.conf.br0.disable_ipv6=0"][..]),
+        ("sysctl", &["-qw", "net.ipv6.conf.all.forwarding=1"]),
+        ("ip", &["addr", "add", "fd00::1/64", "dev", "br0", "nodad"]),
+        ("ip", &["route", "add", "fd01::/64", "dev", "br0"]),
+    ] {
+        run(own.name(), program, args);
+    }
+    for to in ["fd00::1", "fd01::1"] {
+        let packet = frame::ipv6("fd00::8".parse().unwrap(), to.parse().unwrap());
+        guest.send(&frame::ethernet(guest.mac, MacAddr::from_lease(GATEWAY), frame::IPV6, &packet));
+    }
+    guest.greet().await;
+    let drops = network.firewall().await.unwrap().drops;
+    // The kernel's own neighbour discovery on the bridge may be among what is dropped on its way in.
+    assert!(drops["ipv6_to_gateway"] >= 1, "{drops:?}");
+    assert_eq!(drops["ipv6_routed"], 1);
 }
 
 #[tokio::test]
@@ -261,7 +312,27 @@ async fn nobody_outside_opens_a_connection_to_a_guest() {
     }
     let drops = network.firewall().await.unwrap().drops;
     assert_eq!(counted(&drops), BTreeMap::from([("unasked_from_uplink", 1), ("uplink_to_gateway", 2)]));
+    // From farther away it does not even come that far.
+    run(world.inet.name(), "ip", &["route", "add", "198.18.77.0/30", "via", "192.0.2.1"]);
+    let inet = world.netns(&world.inet);
+    let probe = inet.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    probe.send_to(b"x", "198.18.77.2:4080").unwrap();
+    wait_for_drop(&world, &own, "unasked_to_guests").await;
     assert!(std::iter::from_fn(|| guest.receive()).all(|frame| frame::segment_of(&frame).is_none()));
+}
+
+#[tokio::test]
+async fn beyond_the_uplink_a_guest_has_no_address_but_ours() {
+    if skip_unless_root() {
+        return;
+    }
+    let (own, world) = (TestNetns::new(), Internet::new(&["203.0.113.10"]));
+    let network = Network::open(&world.spec(&own, &[])).await.unwrap();
+    let guest = Guest::start(&network, 8).await;
+    run(own.name(), "nft", &["flush", "chain", "inet", "airlock", "postrouting"]);
+    guest.send_ip(&frame::syn((guest.address, 40_000), (PUBLIC, 443)));
+    guest.greet().await;
+    wait_for_drop(&world, &own, "foreign_source").await;
 }
 
 #[tokio::test]

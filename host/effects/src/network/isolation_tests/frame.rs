@@ -1,6 +1,6 @@
 //! Ethernet frames by hand: what an honest guest never sends, and what it does.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use airlock_protocol::MacAddr;
 
@@ -40,6 +40,11 @@ pub fn ipv4(from: Ipv4Addr, to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u
     let sum = checksum(&packet[..20]).to_be_bytes();
     packet[10..12].copy_from_slice(&sum);
     packet
+}
+
+/// A packet with an empty payload of no known protocol.
+pub fn ipv6(from: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
+    [&[0x60, 0, 0, 0, 0, 0, 59, 64][..], &from.octets(), &to.octets()].concat()
 }
 
 /// One TCP segment.

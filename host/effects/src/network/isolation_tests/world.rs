@@ -75,7 +75,7 @@ impl Guest {
 
     /// The kernel opens a bridge port some time after its carrier came, and what is sent before is lost. So this asks again, as
     /// any guest does, until the gateway answers.
-    async fn await_port(&self) {
+    pub async fn await_port(&self) {
         let greeted = async { while tokio::time::timeout(ARP_RETRY, self.greet()).await.is_err() {} };
         tokio::time::timeout(PATIENCE, greeted).await.unwrap_or_else(|_| panic!("{} is no open port", self.tap));
     }
