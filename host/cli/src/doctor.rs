@@ -2,11 +2,13 @@
 
 use std::process::ExitCode;
 
+use airlock_api::reconcile::ReconcileView;
 use airlock_effects::doctor::{Fact, examine};
 use airlock_image::Registry;
 use serde_json::json;
 
 use crate::args::Global;
+use crate::client::Client;
 use crate::config;
 use crate::failure::{FAILED, Outcome};
 use crate::output::{json_line, line, printable};
@@ -18,6 +20,7 @@ pub async fn run(global: &Global) -> Outcome {
     let config = config::load(global, None)?;
     let facts = examine(&config.state_dir, &config.network).await;
     let missing = missing_images(&config.state_dir);
+    let facts = facts.into_iter().chain(leftovers(global).await).collect::<Vec<_>>();
     let ok = facts.iter().all(is_fine) && missing.is_empty();
     if global.json {
         json_line(&json!({"ok": ok, "facts": facts, "missingImages": missing}));
@@ -29,6 +32,23 @@ pub async fn run(global: &Global) -> Outcome {
         }
     }
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// What is there and no machine owns, as the daemon that runs here sees it; none without a daemon, whose next start looks after it.
+async fn leftovers(global: &Global) -> Option<Fact> {
+    let found: ReconcileView = Client::open(global).ok()?.get("/api/reconcile").await.ok()?;
+    let leaked: Vec<_> = found.leaked.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let left_alone = match found.foreign.len() {
+        0 => String::new(),
+        count => format!("; {count} things that are not proved to be Airlock's are left alone"),
+    };
+    let (detail, remedy) = if leaked.is_empty() {
+        (format!("nothing is left of any machine that ended{left_alone}"), None)
+    } else {
+        let remedy = "airlock reconcile --plan shows them, airlock reconcile removes them";
+        (format!("left of machines that ended: {}{left_alone}", leaked.join(", ")), Some(remedy.to_owned()))
+    };
+    Some(Fact { name: "leftovers", ok: leaked.is_empty(), required: false, detail, remedy })
 }
 
 /// Whether a start does not fail because of it.

@@ -111,6 +111,12 @@ impl Installation {
         assert!(out.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&out.stderr));
     }
 
+    /// What `ip -json` shows inside the namespace.
+    pub fn ip_json(&self, args: &[&str]) -> Value {
+        let out = Command::new("ip").args(["-json", "-n", &self.namespace]).args(args).output().unwrap();
+        serde_json::from_slice(&out.stdout).unwrap()
+    }
+
     /// Names of the TAPs in the namespace.
     pub fn taps(&self) -> Vec<String> {
         let out = Command::new("ip").args(["-n", &self.namespace, "-o", "link"]).output().unwrap();
