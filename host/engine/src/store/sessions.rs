@@ -72,7 +72,7 @@ pub enum Accepted {
 }
 
 const SELECT: &str = "SELECT s.*, CASE WHEN s.state = 'queued' THEN (SELECT COUNT(*) FROM sessions q WHERE q.host = s.host AND q.state = 'queued' \
-     AND (q.created_mono_ms, q.id) <= (s.created_mono_ms, s.id)) END AS queue_position FROM sessions s";
+     AND q.arrival <= s.arrival) END AS queue_position FROM sessions s";
 
 impl Store {
     /// Accepts a start: leases the lowest free address and writes session and VM, or queues it, or refuses it.
@@ -234,8 +234,9 @@ impl Store {
     ) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO sessions (id, host, user_id, provider, state, vm_id, image, driver, memory_mib, address, idempotency_key, \
-             created_ms, deadline_ms, boot_id, created_mono_ms, deadline_mono_ms) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+             created_ms, deadline_ms, boot_id, created_mono_ms, deadline_mono_ms, arrival) \
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+             COALESCE(MAX(arrival), 0) + 1 FROM sessions WHERE host = $2 AND ended_ms IS NULL",
         )
         .bind(record.id.to_string())
         .bind(&self.host)
@@ -298,7 +299,7 @@ impl Store {
 
     /// Sessions of this host that wait, in order.
     pub async fn queue(&self) -> Result<Vec<SessionRecord>, StoreError> {
-        let query = format!("{SELECT} WHERE s.host = $1 AND s.state = 'queued' ORDER BY s.created_mono_ms, s.id");
+        let query = format!("{SELECT} WHERE s.host = $1 AND s.state = 'queued' ORDER BY s.arrival");
         let rows = sqlx::query(sqlx::AssertSqlSafe(query))
             .bind(&self.host)
             .fetch_all(&self.pool)

@@ -18,6 +18,8 @@ CREATE TABLE sessions_2 (
     boot_id          TEXT NOT NULL,
     created_mono_ms  BIGINT NOT NULL,
     deadline_mono_ms BIGINT NOT NULL,
+    -- Order of arrival among those that wait; not a place, which shrinks as others begin.
+    arrival          BIGINT NOT NULL,
     ended_ms         BIGINT,
     failure          TEXT,
     UNIQUE (user_id, provider, idempotency_key)
@@ -25,7 +27,7 @@ CREATE TABLE sessions_2 (
 
 INSERT INTO sessions_2
     SELECT s.id, s.host, s.user_id, s.provider, s.state, s.vm_id, COALESCE(v.image, ''), COALESCE(v.driver, 'qemu-tcg'), 0,
-           s.address, s.idempotency_key, s.created_ms, s.deadline_ms, '', 0, 0, s.ended_ms, s.failure
+           s.address, s.idempotency_key, s.created_ms, s.deadline_ms, '', 0, 0, 0, s.ended_ms, s.failure
     FROM sessions s LEFT JOIN vms v ON v.id = s.vm_id;
 
 DROP TABLE sessions;
