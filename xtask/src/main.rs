@@ -4,6 +4,7 @@
 //! what it forbids, or could not measure, exits with 1 and says why.
 
 mod bench;
+mod crash_matrix;
 mod deps;
 mod run;
 mod sizes;
@@ -27,6 +28,8 @@ enum Task {
     Deps,
     /// Count crates and file lengths.
     Sizes(sizes::Args),
+    /// Count what leaks when everything goes wrong at every step.
+    CrashMatrix(crash_matrix::Args),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -46,6 +49,7 @@ fn perform(task: &Task) -> Result<()> {
     match task {
         Task::Deps => deps::check(),
         Task::Sizes(args) => sizes::report(args),
+        Task::CrashMatrix(args) => crash_matrix::report(args),
         Task::Bench(bench) => bench::run(bench),
     }
 }
