@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use airlock_domain::reconcile::{Reconciliation, Resource};
 use airlock_domain::session::SessionState;
-use airlock_domain::{SessionId, VmId};
+use airlock_domain::{Cause, SessionId, VmId};
 use airlock_image::GoldenImage;
 use airlock_protocol::message::ReachTarget;
 use tokio::sync::oneshot;
@@ -78,8 +78,8 @@ impl Engine {
             tasks.accepting.insert(new.vm_id);
         }
         let accepted = ctx.store.accept(&new, &ctx.room()).await;
-        let accepted = accepted.map(|accepted| {
-            match &accepted {
+        if let Ok(accepted) = &accepted {
+            match accepted {
                 Accepted::Begun(session) => self.inner.begin(session.clone(), image, Channels::new(session.state)),
                 Accepted::Waiting(session, shortage) => {
                     tracing::info!(session = %session.id, position = session.queue_position, %shortage, "waits");
@@ -87,8 +87,7 @@ impl Engine {
                 }
                 Accepted::Known(_) | Accepted::Refused(_) => {}
             }
-            accepted
-        });
+        }
         self.tasks().accepting.remove(&new.vm_id);
         match accepted? {
             Accepted::Known(session) | Accepted::Begun(session) | Accepted::Waiting(session, _) => Ok(session),
@@ -100,7 +99,12 @@ impl Engine {
     pub async fn reconcile(&self) -> Result<Reconciliation, ReconcileError> {
         let ctx = self.ctx();
         let held = self.tasks().held();
-        let (found, handover) = ctx.executor.reconcile(&held).await?;
+        let seize = |vm_id| {
+            if let Some((_, task)) = self.tasks().live.remove(&vm_id) {
+                task.abort();
+            }
+        };
+        let (found, handover) = ctx.executor.reconcile(&held, &seize).await?;
         for (vm_id, cause) in handover.tell {
             self.order(vm_id, Order::Tell(cause)).await;
         }
@@ -268,8 +272,14 @@ impl Inner {
         let store = &self.ctx.store;
         let vm = store.vm(vm_id).await?.ok_or(Error::NoVm(vm_id))?;
         let session = store.session(vm.session_id).await?.ok_or(Error::NoSession(vm.session_id))?;
-        let image = self.ctx.registry.find(&vm.image);
-        let image = image.map_err(|source| Error::Image { image: vm.image.clone(), source })?;
+        let image = match self.ctx.registry.find(&vm.image) {
+            Ok(image) => image,
+            Err(error) => {
+                // Without its image nobody knows what the VM must reach.
+                let cause = error.code().parse().unwrap_or(Cause::ImageMissing);
+                return Ok(self.ctx.executor.give_up(vm_id, cause, &chain(&error)).await?);
+            }
+        };
         let until = Moment::now().mono_ms + LEASE_MS;
         let Some(generation) = store.adopt_lease(vm_id, until).await? else { return Ok(()) };
         tracing::info!(%vm_id, session = %session.id, state = %session.state, stage = ?vm.stage, "adopted");

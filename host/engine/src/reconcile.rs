@@ -14,6 +14,7 @@ use airlock_effects::steps::EffectError;
 use crate::clock::{Moment, monotonic_ms, now_ms};
 use crate::error::chain;
 use crate::executor::Executor;
+use crate::records::{SessionRecord, VmState};
 use crate::store::{LEASE_MS, StoreError};
 
 /// Why a pass could not look at all.
@@ -61,8 +62,13 @@ impl Executor {
         Ok((rows, seen))
     }
 
-    /// One pass: decides and acts.
-    pub async fn reconcile(&self, held: &BTreeSet<VmId>) -> Result<(Reconciliation, Handover), ReconcileError> {
+    /// One pass: decides and acts. `seize` stops the task of a VM whose lease was just taken from it, so that two never work on
+    /// one VM.
+    pub async fn reconcile(
+        &self,
+        held: &BTreeSet<VmId>,
+        seize: &(dyn Fn(VmId) + Sync),
+    ) -> Result<(Reconciliation, Handover), ReconcileError> {
         let decided = self.plan(held).await?;
         let mut handover = Handover::default();
         let mut lost = BTreeSet::new();
@@ -74,8 +80,14 @@ impl Executor {
                 _ => {}
             }
             tracing::info!(%action, "reconcile");
-            if let Err(error) = self.act(action, &mut lost).await {
-                tracing::error!(%action, error = chain(error.as_ref()), "not done, tried again at the next pass");
+            match self.act(action, seize).await {
+                Ok(true) => {}
+                Ok(false) => lost.extend(subject(action)),
+                Err(error) => {
+                    tracing::error!(%action, error = chain(error.as_ref()), "not done, tried again at the next pass");
+                    // What was not marked as failed is not undone under its session.
+                    lost.extend(subject(action));
+                }
             }
         }
         for foreign in &decided.foreign {
@@ -84,11 +96,12 @@ impl Executor {
         Ok((decided, handover))
     }
 
+    /// `false` if the VM has another owner by now.
     async fn act(
         &self,
         action: &Action,
-        lost: &mut BTreeSet<VmId>,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        seize: &(dyn Fn(VmId) + Sync),
+    ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
         match action {
             Action::Adopt { .. } | Action::Tell { .. } => {}
             Action::Repair { vm } => {
@@ -97,9 +110,14 @@ impl Executor {
                 }
             }
             Action::Fail { vm, cause, detail, generation } => {
-                if !self.fail(*vm, *cause, detail, *generation).await? {
-                    lost.insert(*vm);
+                if let Some(generation) = generation {
+                    let until = monotonic_ms() + LEASE_MS;
+                    if self.store.take_lease(*vm, *generation, until).await?.is_none() {
+                        return Ok(false);
+                    }
+                    seize(*vm);
                 }
+                self.fail(*vm, *cause, detail).await?;
             }
             Action::Undo { vm, steps } => match self.store.vm(*vm).await? {
                 // Recorded as gone, but seen: the record stays as it is.
@@ -108,18 +126,20 @@ impl Executor {
             },
             Action::RemoveGuard { tap } => self.effects.remove_guard(tap).await?,
         }
+        Ok(true)
+    }
+
+    /// Ends a VM that nobody can own: its session fails, with evidence, and everything of it is undone.
+    pub(crate) async fn give_up(&self, vm_id: VmId, cause: Cause, detail: &str) -> Result<(), StoreError> {
+        self.fail(vm_id, cause, detail).await?;
+        // It says itself what came of it, in the log and in the VM's record.
+        let _ = self.destroy(vm_id).await;
         Ok(())
     }
 
-    /// Ends the session of a VM as failed, with evidence; `false` if the VM has another owner by now.
-    async fn fail(&self, vm_id: VmId, cause: Cause, detail: &str, generation: Option<i64>) -> Result<bool, StoreError> {
-        if let Some(generation) = generation {
-            let until = monotonic_ms() + LEASE_MS;
-            if self.store.take_lease(vm_id, generation, until).await?.is_none() {
-                return Ok(false);
-            }
-        }
-        let Some(vm) = self.store.vm(vm_id).await? else { return Ok(true) };
+    /// Ends the session of a VM as failed, with evidence.
+    async fn fail(&self, vm_id: VmId, cause: Cause, detail: &str) -> Result<(), StoreError> {
+        let Some(vm) = self.store.vm(vm_id).await? else { return Ok(()) };
         let timeline = self.store.timeline(vm_id).await?;
         let mut failure = Failure::new(cause, vm.stage, detail);
         failure.evidence_id = self.save_evidence(vm_id, vm.session_id, &failure, timeline).await;
@@ -128,12 +148,11 @@ impl Executor {
         {
             self.store.move_session(session.id, session.state, to, Some(&failure), now_ms()).await?;
         }
-        self.store.set_vm_state(vm_id, crate::records::VmState::Destroying, Some(&failure), now_ms()).await?;
-        Ok(true)
+        self.store.set_vm_state(vm_id, VmState::Destroying, Some(&failure), now_ms()).await
     }
 
     /// Sessions that wait longer than they may expire.
-    pub(crate) async fn expire_queue(&self, now: Moment) -> Result<Vec<crate::records::SessionRecord>, StoreError> {
+    pub(crate) async fn expire_queue(&self, now: Moment) -> Result<Vec<SessionRecord>, StoreError> {
         let mut expired = Vec::new();
         for session in self.store.queue().await? {
             if session.clock.deadline_ms <= now.mono_ms
@@ -146,6 +165,18 @@ impl Executor {
             }
         }
         Ok(expired)
+    }
+}
+
+/// The VM that an action is about.
+fn subject(action: &Action) -> Option<VmId> {
+    match action {
+        Action::Adopt { vm }
+        | Action::Repair { vm }
+        | Action::Tell { vm, .. }
+        | Action::Fail { vm, .. }
+        | Action::Undo { vm, .. } => Some(*vm),
+        Action::RemoveGuard { .. } => None,
     }
 }
 
