@@ -318,6 +318,12 @@ async fn nobody_outside_opens_a_connection_to_a_guest() {
     let probe = inet.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
     probe.send_to(b"x", "198.18.77.2:4080").unwrap();
     wait_for_drop(&world, &own, "unasked_to_guests").await;
+    let nearer = isp.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+    let ours = Wire::of(network.netns(), UPLINK_LINK);
+    probe.send_to(b"x", "198.18.77.2:4080").unwrap();
+    nearer.send_to(b"x", "198.18.77.2:4080").unwrap();
+    let first = ours.await_frame("a datagram", |frame| frame::addresses_of(frame).map(|(source, _)| source)).await;
+    assert_eq!(first, Ipv4Addr::new(198, 18, 77, 1));
     assert!(std::iter::from_fn(|| guest.receive()).all(|frame| frame::segment_of(&frame).is_none()));
 }
 
@@ -329,10 +335,15 @@ async fn beyond_the_uplink_a_guest_has_no_address_but_ours() {
     let (own, world) = (TestNetns::new(), Internet::new(&["203.0.113.10"]));
     let network = Network::open(&world.spec(&own, &[])).await.unwrap();
     let guest = Guest::start(&network, 8).await;
+    let outside = Wire::of(&world.netns(&world.inet), "inet0");
+    let _public = listen(&world.netns(&world.inet), PUBLIC, 443).await;
     run(own.name(), "nft", &["flush", "chain", "inet", "airlock", "postrouting"]);
     guest.send_ip(&frame::syn((guest.address, 40_000), (PUBLIC, 443)));
-    guest.greet().await;
     wait_for_drop(&world, &own, "foreign_source").await;
+    network.repair().await.unwrap();
+    guest.connect(40_001, (PUBLIC, 443)).await;
+    let passed = outside.passed();
+    assert!(passed.iter().filter_map(|frame| frame::addresses_of(frame)).all(|(source, _)| source != guest.address));
 }
 
 #[tokio::test]
