@@ -19,7 +19,7 @@ use crate::error::ImageError;
 use crate::guest_programs::{BUILD_ID, guest_programs};
 use crate::initramfs;
 use crate::kernel::{KERNEL_FILE, KernelEntry};
-use crate::manifest::{FORMAT, FileFacts, Files, KernelFacts, Manifest, config_facts};
+use crate::manifest::{FORMAT, FileFacts, Files, KernelFacts, Manifest, config_facts, lacking_for_owner};
 use crate::plan::BuildPlan;
 use crate::progress::{BuildEvent, BuildStage};
 use crate::recipe::LoadedRecipe;
@@ -70,6 +70,9 @@ pub fn build(
 
     let kernel =
         reporter.stage(BuildStage::Kernel, |reporter| kernel(loaded, &plan, &state, options.refresh, reporter))?;
+    if let Some((option, actual)) = lacking_for_owner(loaded.recipe.network_owner, &config_facts(&kernel.config()?)) {
+        return Err(ImageError::KernelOptionMissing { release: kernel.release().to_owned(), option, actual });
+    }
     let rootfs = rootfs(loaded, &plan, &state, options.refresh, &mut reporter)?;
     let unfinished = Unfinished::create(state.images().join(format!("{UNFINISHED}{}", loaded.recipe.name)))?;
     reporter.stage(BuildStage::Initramfs, |reporter| {

@@ -104,6 +104,16 @@ pub enum ImageError {
         /// The file.
         path: PathBuf,
     },
+    /// The kernel is to configure the network and cannot.
+    #[error("kernel {release} cannot configure the network: {option} is {actual}, not y")]
+    KernelOptionMissing {
+        /// Kernel release.
+        release: String,
+        /// The option of its configuration.
+        option: &'static str,
+        /// What it is set to.
+        actual: String,
+    },
     /// A module of the recipe does not exist.
     #[error("kernel {release} lacks a module of the recipe")]
     ModuleMissing {
@@ -210,6 +220,7 @@ impl ImageError {
             Self::PackageUnknown { .. } => "package_unknown",
             Self::KernelMissing { .. } => "kernel_missing",
             Self::KernelFormat { .. } => "kernel_format",
+            Self::KernelOptionMissing { .. } => "kernel_option_missing",
             Self::ModuleMissing { .. } => "modules_mismatch",
             Self::GuestProgram { .. } => "guest_program_invalid",
             Self::ServiceProgramMissing { .. } => "service_program_missing",
@@ -238,6 +249,10 @@ impl ImageError {
             Self::PackageUnknown { .. } => "correct the package's name or the suite in the recipe".to_owned(),
             Self::KernelMissing { .. } | Self::KernelFormat { .. } => {
                 "name a kernel image package as kernel_package, e.g. linux-image-cloud-amd64".to_owned()
+            }
+            Self::KernelOptionMissing { .. } => {
+                "name a kernel that has it built in, or take another network_owner (airlock needs none of it)"
+                    .to_owned()
             }
             Self::ModuleMissing { .. } => "take the module off the recipe or name a kernel that has it".to_owned(),
             Self::GuestProgram { .. } => "build airlock again with its own guest programs".to_owned(),

@@ -126,6 +126,15 @@ pub fn config_facts(config: &str) -> BTreeMap<String, String> {
     CONFIG_FACTS.iter().map(|name| ((*name).to_owned(), (*set.get(name).unwrap_or(&"n")).to_owned())).collect()
 }
 
+/// The first option that a kernel which configures its own network (nfsroot document, `ip=`) lacks. Modules are too late:
+/// it does so before anything is loaded.
+pub fn lacking_for_owner(owner: NetworkOwner, config: &BTreeMap<String, String>) -> Option<(&'static str, String)> {
+    const NEEDED: [&str; 3] = ["CONFIG_IP_PNP", "CONFIG_VIRTIO_NET", "CONFIG_VIRTIO_PCI"];
+    let needed = NEEDED.iter().filter(|_| owner == NetworkOwner::Kernel);
+    let actual = |option: &str| config.get(option).map_or("n", String::as_str).to_owned();
+    needed.map(|option| (*option, actual(option))).find(|(_, actual)| actual != "y")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,5 +193,16 @@ mod tests {
         assert_eq!(facts["CONFIG_IP_PNP"], "n");
         assert_eq!(facts["CONFIG_EROFS_FS"], "m");
         assert!(!facts.contains_key("CONFIG_OTHER"));
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_own_the_network_is_named_with_what_it_lacks() {
+        let lacking = |owner, config: &str| lacking_for_owner(owner, &config_facts(config));
+        let debian = "CONFIG_VIRTIO_NET=m\nCONFIG_VIRTIO_PCI=m\n# CONFIG_IP_PNP is not set\n";
+        assert_eq!(lacking(NetworkOwner::Airlock, debian), None);
+        assert_eq!(lacking(NetworkOwner::Kernel, debian), Some(("CONFIG_IP_PNP", "n".to_owned())));
+        let modular = "CONFIG_IP_PNP=y\nCONFIG_VIRTIO_NET=m\nCONFIG_VIRTIO_PCI=y\n";
+        assert_eq!(lacking(NetworkOwner::Kernel, modular), Some(("CONFIG_VIRTIO_NET", "m".to_owned())));
+        assert_eq!(lacking(NetworkOwner::Kernel, &modular.replace('m', "y")), None);
     }
 }
