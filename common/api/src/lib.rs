@@ -6,11 +6,13 @@
 //! * [`session`] (a sign-in, its state and its timeline)
 //! * [`vm`] (machines), [`reach`] (what a machine's guest reaches)
 //! * [`credential`], [`token`], [`catalog`] (images and providers), [`health`]
+//! * [`evidence`] (what is kept of machines that failed)
 //! * [`error`] (the one error body)
 
 pub mod catalog;
 pub mod credential;
 pub mod error;
+pub mod evidence;
 pub mod health;
 pub mod reach;
 pub mod reconcile;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{credentials, demo_idp, image, login, net, reconcile, serve, session, token, up, vm};
+use crate::{credentials, demo_idp, evidence, image, login, net, reconcile, serve, session, token, up, vm};
 
 /// Sign-ins inside disposable machines.
 #[derive(Debug, Parser)]
@@ -57,6 +57,9 @@ pub enum Command {
     /// Captured credentials
     #[command(subcommand)]
     Credentials(credentials::CredentialsCommand),
+    /// What is kept of machines that failed
+    #[command(subcommand)]
+    Evidence(evidence::EvidenceCommand),
     /// API tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -91,6 +94,9 @@ mod tests {
             "airlock image build base browser",
             "airlock image verify base",
             "airlock credentials export u demo --to D",
+            "airlock evidence ls --json",
+            "airlock evidence export ev-1 --to -",
+            "airlock evidence rm ev-1 ev-2",
             "airlock token create ci --scope sessions:write --scope credentials:read",
             "airlock reconcile --plan --json",
             "airlock net exec -- curl -s http://192.168.100.8:8080/health",
@@ -103,6 +109,7 @@ mod tests {
             "airlock login",
             "airlock login demo",
             "airlock net exec",
+            "airlock evidence rm",
             "airlock serve --nope",
             "airlock token create x",
         ] {

@@ -7,6 +7,7 @@ mod credentials;
 mod daemon;
 mod demo_idp;
 mod doctor;
+mod evidence;
 mod failure;
 mod follow;
 mod image;
@@ -41,6 +42,7 @@ async fn main() -> ExitCode {
         Command::Vm(command) => vm::run(&global, command).await,
         Command::Image(command) => image::run(&global, command).await,
         Command::Credentials(command) => credentials::run(&global, command).await,
+        Command::Evidence(command) => evidence::run(&global, command).await,
         Command::Token(command) => token::run(&global, command).await,
         Command::Reconcile(args) => reconcile::run(&global, args).await,
         Command::Net(command) => net::run(&global, command).await,

@@ -22,8 +22,8 @@ use crate::access::{Access, Guard, guard};
 use crate::request::{identify, no_such_method, no_such_route, panicked};
 use crate::serve::Ending;
 use crate::{
-    assets, auth, bridge, console, credentials, events, health, images, metrics, reach, reconcile, sessions, tokens,
-    viewer, vms,
+    assets, auth, bridge, console, credentials, events, evidence, health, images, metrics, reach, reconcile, sessions,
+    tokens, viewer, vms,
 };
 
 /// What handlers share.
@@ -119,6 +119,9 @@ fn admin_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::revoke))
+        .routes(routes!(evidence::list))
+        .routes(routes!(evidence::show, evidence::remove))
+        .routes(routes!(evidence::export))
         .routes(routes!(reconcile::plan, reconcile::run))
         .routes(routes!(reach::reach))
 }
@@ -224,6 +227,10 @@ mod tests {
             ("get", "/api/auth/credentials/{userId}"),
             ("get", "/api/auth/credentials/{userId}/{provider}"),
             ("delete", "/api/auth/credentials/{userId}/{provider}"),
+            ("get", "/api/evidence"),
+            ("get", "/api/evidence/{id}"),
+            ("delete", "/api/evidence/{id}"),
+            ("get", "/api/evidence/{id}/export"),
             ("post", "/api/tokens"),
             ("get", "/api/tokens"),
             ("delete", "/api/tokens/{id}"),

@@ -74,8 +74,11 @@ pub fn is_credential(value: &[u8]) -> bool {
 /// memory are no secrets. In words letters follow letters
 /// and digits stand together; in tokens digits, capitals and small letters take turns.
 pub fn is_token(before: &[u8], run: &[u8]) -> bool {
-    if run.len() < RUN || is_uuid(run) || is_range(run) || is_digest(before, run) {
+    if run.len() < RUN || is_range(run) || is_digest(before, run) {
         return false;
+    }
+    if let Some(at) = uuid_in(run) {
+        return is_token(before, &run[..at]) || is_token(b"", &run[at + UUID..]);
     }
     let unbroken = |part: &[u8]| part.len() >= RUN && digit_groups(part) >= 2;
     run.split(|c| !c.is_ascii_alphanumeric()).any(unbroken) || (digit_groups(run) >= 1 && turns(run) * 4 >= run.len())
@@ -103,12 +106,19 @@ fn turns(run: &[u8]) -> usize {
     run.windows(2).filter(|pair| kind(&pair[0]) != 0 && kind(&pair[1]) != 0 && kind(&pair[0]) != kind(&pair[1])).count()
 }
 
-fn is_uuid(run: &[u8]) -> bool {
-    run.len() == 36
-        && run
-            .iter()
+/// Length of a UUID in characters.
+const UUID: usize = 36;
+
+/// Where a UUID stands in a run by itself: ids of machines, `vm-` and `ev-` before one included.
+fn uuid_in(run: &[u8]) -> Option<usize> {
+    let is_uuid = |part: &[u8]| {
+        part.iter()
             .enumerate()
             .all(|(at, c)| if matches!(at, 8 | 13 | 18 | 23) { *c == b'-' } else { c.is_ascii_hexdigit() })
+    };
+    let letter = |at: Option<usize>| at.and_then(|at| run.get(at)).is_some_and(u8::is_ascii_alphanumeric);
+    let alone = |at: usize| !letter(at.checked_sub(1)) && !letter(Some(at + UUID));
+    run.windows(UUID).enumerate().find(|(at, part)| alone(*at) && is_uuid(part)).map(|(at, _)| at)
 }
 
 /// `0x0000-0xffff`

@@ -66,6 +66,7 @@ const KEPT: &[&str] = &[
     "-----------------------------------------------------------------------",
     "qemu-system-x86_64: -netdev tap,id=n0,fd=12,vhost=off: could not open /dev/net/tun: No such file or directory",
     r#"{"return": {"status": "running", "singlestep": false, "running": true}}"#,
+    "open /var/lib/airlock/vms/vm-01234567-89ab-4def-8123-456789abcdef/console.log, kept as ev-01234567-89ab-4def-8123-456789abcdef",
     r#"{"exit":{"code":1,"signal":null},"state":"up","tap":"fc-0123456789"}"#,
 ];
 

@@ -245,23 +245,3 @@ pub fn id_of(vm_id: VmId) -> String {
 pub fn dir_of(state_dir: &Path, evidence_id: &str) -> PathBuf {
     state_dir.join("evidence").join(evidence_id)
 }
-
-/// Saves the bundle of a VM of which only this is known; returns its id.
-pub fn save(
-    state_dir: &Path,
-    vm_id: VmId,
-    vm_dir: &Path,
-    failure: &Failure,
-    timeline: &[TimelineEntry],
-) -> io::Result<String> {
-    let subject = Subject {
-        vm_id,
-        session_id: None,
-        vm_dir: vm_dir.to_owned(),
-        failure: failure.clone(),
-        timeline: timeline.to_vec(),
-        host: None,
-    };
-    let bundles = Bundles::new(state_dir, EvidenceLimits::default());
-    bundles.save(&subject, crate::clock::now_ms()).map(|id| id.to_string()).map_err(io::Error::other)
-}
