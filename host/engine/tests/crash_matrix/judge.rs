@@ -89,7 +89,7 @@ async fn judge_attention<S: Site>(site: &S, cell: Cell, plan: &VmPlan) -> Result
             ensure!(leaked[&kind] == 1, "the metric does not count the {}: {leaked:?}", kind.name());
         }
         if pass == 0 {
-            executor.reconcile(&BTreeSet::new()).await?;
+            executor.reconcile(&BTreeSet::new(), &|_| {}).await?;
         }
     }
     faults.lift();
@@ -111,7 +111,7 @@ async fn judge_stop<S: Site>(site: &S, cell: Cell, plan: &VmPlan) -> Result<()> 
 async fn judge_pass<S: Site>(site: &S, cell: Cell, session: &SessionRecord, plan: &VmPlan) -> Result<()> {
     let Daemon { store, executor, .. } = site.daemon();
     let vm_id = plan.vmm.vm_id;
-    let (found, handover) = executor.reconcile(&BTreeSet::new()).await?;
+    let (found, handover) = executor.reconcile(&BTreeSet::new(), &|_| {}).await?;
     let adopted = handover.adopt.contains(&vm_id);
     let actual = look(site, plan).await;
     match cell.end() {
@@ -136,7 +136,7 @@ async fn judge_pass<S: Site>(site: &S, cell: Cell, session: &SessionRecord, plan
 /// There is nothing to do any more, and everything else is as it was.
 async fn judge_rest<S: Site>(site: &S, plan: &VmPlan) -> Result<()> {
     let (executor, neighbour) = (&site.daemon().executor, site.neighbour());
-    let (found, _) = executor.reconcile(&BTreeSet::new()).await?;
+    let (found, _) = executor.reconcile(&BTreeSet::new(), &|_| {}).await?;
     let wanted = [Action::Adopt { vm: neighbour.vmm.vm_id }];
     ensure!(found.actions == wanted && found.leaked.is_empty(), "the next pass did {:?}", found.actions);
     let leaked = executor.leaked(&BTreeSet::new()).await?;
