@@ -29,6 +29,7 @@ async fn a_tap_goes_up_with_its_guard_and_down_before_it_loses_it() {
     for _ in 0..2 {
         network.guard_tap(&spec).await.unwrap();
         assert!(seen(&network, &spec.tap).await.unwrap().is(&spec));
+        assert_eq!(network.guard(&spec.tap).await.unwrap(), seen(&network, &spec.tap).await);
         assert!(is_up(&own, &spec.tap));
     }
     // A TAP that is made right again stays up.
@@ -38,6 +39,7 @@ async fn a_tap_goes_up_with_its_guard_and_down_before_it_loses_it() {
     for _ in 0..2 {
         network.unguard_tap(&spec.tap).await.unwrap();
         assert_eq!(seen(&network, &spec.tap).await, None);
+        assert_eq!(network.guard(&spec.tap).await.unwrap(), None);
         assert!(!is_up(&own, &spec.tap));
     }
     network.delete_tap(&tap(8)).await.unwrap();
@@ -99,6 +101,8 @@ async fn a_guard_without_its_tap() {
     assert_eq!(error.cause(), Some("tap_missing"));
     assert_eq!(chain(&error), [format!("namespace {} has no TAP {}", own.name(), spec.tap)]);
     assert_eq!(network.guards().await.unwrap(), []);
+    assert_eq!(network.guard("fc-1; flush ruleset").await.unwrap(), None);
+    assert!(network.firewall().await.unwrap().is(&own.spec()));
     // Something else of that name is not guarded either.
     run(own.name(), "ip", &["link", "add", &spec.tap, "type", "bridge"]);
     assert!(matches!(network.guard_tap(&spec).await, Err(NetworkError::NotA { wanted: "TAP", .. })));
