@@ -38,7 +38,7 @@ RUN_PACKAGES=(
   "mmdebstrap|builds the root of a golden image"
   "erofs-utils|writes the read-only root filesystem"
   "iproute2|network namespace and its tools"
-  "nftables|egress of the guests"
+  "nftables|rules that keep guests apart"
   "kmod|reads the dependencies of the guest's kernel modules"
   "cpio|looks into an initramfs"
   "zstd|compressed kernel modules and logs"

@@ -126,8 +126,8 @@ impl From<OpenError> for Box<Failure> {
             OpenError::Images(source) => (FAILED, source.code(), source.remedy()),
             OpenError::Providers(_) => (FAILED, "provider_invalid", "correct the provider file".to_owned()),
             OpenError::Network(source) => {
-                let remedy = cause(source.cause())
-                    .map_or("run as root; airlock doctor says what is missing", airlock_domain::Cause::remedy);
+                let known = source.remedy().or_else(|| cause(source.cause()).map(airlock_domain::Cause::remedy));
+                let remedy = known.unwrap_or("run as root; airlock doctor says what is missing");
                 (FAILED, source.cause().unwrap_or("network_failed"), remedy.to_owned())
             }
         };

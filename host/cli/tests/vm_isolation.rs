@@ -3,6 +3,8 @@
 //! Two namespaces of the test stand for the host's side and for the internet (RFC 5737 addresses) behind it; the probes run inside the guest
 //! (`airlock vm reach`) over its control channel.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::net::TcpListener;

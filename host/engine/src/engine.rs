@@ -181,8 +181,10 @@ impl Engine {
     }
 
     /// [`Engine::open`] with other drivers.
-    pub async fn open_with(config: Config, drivers: Drivers) -> Result<Self, OpenError> {
+    pub async fn open_with(mut config: Config, drivers: Drivers) -> Result<Self, OpenError> {
         config.validate()?;
+        // What nobody serves stays closed for guests.
+        config.network.served_ports = config.demo_idp.enabled.then_some(config.demo_idp.port).into_iter().collect();
         let lock = StateLock::take(&config.state_dir)?;
         for dir in ["vms", "evidence", "images", "cache"] {
             create_private_dir(&config.state_dir.join(dir))?;

@@ -126,7 +126,7 @@ impl Effects for LinuxEffects {
         }
         let (name, alias) = (vm_id.tap_name(), vm_id.to_string());
         let tap = self.network.taps().await.map(|taps| taps.into_iter().find(|tap| tap.alias == alias));
-        let guard = self.network.guards().await.map(|guards| guards.into_iter().find(|guard| guard.tap == name));
+        let guard = self.network.guard(&name).await;
         let memory = Memory::read();
         json!({
             "tap": seen(tap),

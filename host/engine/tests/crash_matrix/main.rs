@@ -89,7 +89,7 @@ fn report<S: Site, F: Future<Output = S>>(level: &str, sites: usize, make: impl 
                         let mut leaks = Vec::new();
                         for (at, cell) in cells.iter().enumerate().filter(|(at, _)| at % sites == number) {
                             // Sometimes somebody sits in the VM's directory already.
-                            if let Err(error) = judge::run(&mut site, *cell, at / sites % 2 == 0).await {
+                            if let Err(error) = judge::run(&mut site, *cell, (at / sites).is_multiple_of(2)).await {
                                 println!("{level}: {cell}: {error:#}");
                                 leaks.push(cell.to_string());
                                 // What it left would be blamed on the next one.
