@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use airlock_api::evidence::{EvidenceDetail, EvidenceFile, EvidenceList, EvidenceView};
 use airlock_effects::files::PRIVATE_FILE;
 use clap::Subcommand;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use serde_json::json;
 
 use crate::args::Global;
@@ -55,15 +55,23 @@ pub async fn run(global: &Global, command: EvidenceCommand) -> Outcome {
             result(global.json, &detail, || show(&detail))
         }
         EvidenceCommand::Export { id, to } => {
-            // Its name is made of the id only after the daemon took it for one.
-            let url = format!("{}/export", path(&id));
-            let to = to.unwrap_or_else(|| PathBuf::from(format!("{id}.tar.gz")));
-            if to == Path::new("-") {
-                to_stdout(&client, &url, global.json).await?;
-                return Ok(std::process::ExitCode::SUCCESS);
+            if to.as_deref() == Some(Path::new("-")) {
+                check_stdout(global.json)?;
             }
-            let bytes = to_file(&client, &url, &to).await?;
-            result(global.json, &json!({"written": to, "bytes": bytes}), || line(to.display().to_string()))
+            // The daemon says first whether the id is one: only then may it name a file.
+            let response = client.stream(&format!("{}/export", path(&id))).await?;
+            let chunks = response.bytes_stream().map(|chunk| chunk.map_err(|error| client.broken(&error)));
+            match to {
+                Some(to) if to == Path::new("-") => {
+                    copy(chunks, &mut std::io::stdout().lock(), "standard output").await?;
+                    std::process::ExitCode::SUCCESS
+                }
+                to => {
+                    let to = to.unwrap_or_else(|| PathBuf::from(format!("{id}.tar.gz")));
+                    let bytes = to_file(chunks, &to).await?;
+                    result(global.json, &json!({"written": to, "bytes": bytes}), || line(to.display().to_string()))
+                }
+            }
         }
         EvidenceCommand::Rm { ids } => {
             for id in &ids {
@@ -77,22 +85,19 @@ pub async fn run(global: &Global, command: EvidenceCommand) -> Outcome {
     })
 }
 
-async fn to_stdout(client: &Client, url: &str, json: bool) -> Outcome<()> {
+fn check_stdout(json: bool) -> Outcome<()> {
     let refusal = if json {
-        Some("a JSON object cannot follow an archive on standard output")
+        "a JSON object cannot follow an archive on standard output"
     } else if std::io::stdout().is_terminal() {
-        Some("an archive is nothing for a terminal")
+        "an archive is nothing for a terminal"
     } else {
-        None
+        return Ok(());
     };
-    if let Some(message) = refusal {
-        return Err(Failure::new(USAGE, "bad_output", message, "give a file with --to FILE, or redirect the output"));
-    }
-    copy(client, url, &mut std::io::stdout().lock(), "standard output").await.map(drop)
+    Err(Failure::new(USAGE, "bad_output", refusal, "give a file with --to FILE, or redirect the output"))
 }
 
 /// Writes a new file for its owner only. One that is not whole is removed.
-async fn to_file(client: &Client, url: &str, to: &Path) -> Outcome<u64> {
+async fn to_file<B: AsRef<[u8]>>(chunks: impl Stream<Item = Outcome<B>>, to: &Path) -> Outcome<u64> {
     let made = OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE).open(to);
     let mut file = made.map_err(|error| {
         let (exit, code, remedy) = match error.kind() {
@@ -101,24 +106,28 @@ async fn to_file(client: &Client, url: &str, to: &Path) -> Outcome<u64> {
         };
         Failure::new(exit, code, format!("write {}", to.display()), remedy).because(&error)
     })?;
-    let copied = copy(client, url, &mut file, &to.display().to_string()).await;
+    let copied = copy(chunks, &mut file, &to.display().to_string()).await;
     if copied.is_err() {
         let _ = std::fs::remove_file(to);
     }
     copied
 }
 
-async fn copy(client: &Client, url: &str, out: &mut impl Write, name: &str) -> Outcome<u64> {
-    let mut bytes = client.stream(url).await?.bytes_stream();
+async fn copy<B: AsRef<[u8]>>(
+    chunks: impl Stream<Item = Outcome<B>>,
+    out: &mut impl Write,
+    name: &str,
+) -> Outcome<u64> {
+    let mut chunks = std::pin::pin!(chunks);
     let mut size = 0;
     let unwritten = |error: std::io::Error| {
         Failure::new(FAILED, "export_failed", format!("write {name}"), "free space, or give another --to FILE")
             .because(&error)
     };
-    while let Some(chunk) = bytes.next().await {
-        let chunk = chunk.map_err(|error| client.broken(&error))?;
-        out.write_all(&chunk).map_err(unwritten)?;
-        size += chunk.len() as u64;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk?;
+        out.write_all(chunk.as_ref()).map_err(unwritten)?;
+        size += chunk.as_ref().len() as u64;
     }
     out.flush().map_err(unwritten)?;
     Ok(size)
@@ -196,6 +205,8 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::stream;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn spans_and_sizes_are_short() {
@@ -221,14 +232,15 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_overwritten_and_nothing_half_written_stays() {
         let dir = tempfile::tempdir().unwrap();
-        // Nobody listens on the discard port of loopback.
-        let client = Client::new("http://127.0.0.1:9", String::new()).unwrap();
         let to = dir.path().join("x.tar.gz");
-        let failure = to_file(&client, "/api/evidence/x/export", &to).await.unwrap_err();
-        assert_eq!((failure.detail.code.as_str(), to.exists()), ("daemon_unreachable", false));
-        std::fs::write(&to, "mine").unwrap();
-        let failure = to_file(&client, "/api/evidence/x/export", &to).await.unwrap_err();
+        let lost = || Err(Failure::new(FAILED, "connection_lost", "talk to the daemon", ""));
+        let failure = to_file(stream::iter([Ok("half"), lost()]), &to).await.unwrap_err();
+        assert_eq!((failure.detail.code.as_str(), to.exists()), ("connection_lost", false));
+
+        assert_eq!(to_file(stream::iter([Ok("whole"), Ok("!")]), &to).await.unwrap(), 6);
+        assert_eq!(to.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        let failure = to_file(stream::iter([Ok("other")]), &to).await.unwrap_err();
         assert_eq!((failure.exit, failure.detail.code.as_str()), (REFUSED, "file_exists"));
-        assert_eq!(std::fs::read_to_string(&to).unwrap(), "mine");
+        assert_eq!(std::fs::read_to_string(&to).unwrap(), "whole!");
     }
 }

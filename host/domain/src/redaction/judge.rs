@@ -74,7 +74,7 @@ pub fn is_credential(value: &[u8]) -> bool {
 /// memory are no secrets. In words letters follow letters
 /// and digits stand together; in tokens digits, capitals and small letters take turns.
 pub fn is_token(before: &[u8], run: &[u8]) -> bool {
-    if run.len() < RUN || is_range(run) || is_digest(before, run) {
+    if run.len() < RUN || is_number(run) || is_digest(before, run) {
         return false;
     }
     if let Some(at) = uuid_in(run) {
@@ -121,9 +121,10 @@ fn uuid_in(run: &[u8]) -> Option<usize> {
     run.windows(UUID).enumerate().find(|(at, part)| alone(*at) && is_uuid(part)).map(|(at, _)| at)
 }
 
-/// `0x0000-0xffff`
-fn is_range(run: &[u8]) -> bool {
-    run.split(|c| *c == b'-').all(|part| part.starts_with(b"0x"))
+/// `0x0000-0xffff`, and bits: `0b0011xx`.
+fn is_number(run: &[u8]) -> bool {
+    let bits = |part: &[u8]| part.strip_prefix(b"0b").is_some_and(|bits| bits.iter().all(|c| b"01x_".contains(c)));
+    run.split(|c| *c == b'-').all(|part| part.starts_with(b"0x") || bits(part))
 }
 
 /// A hash that is named as one: `sha256:...`.

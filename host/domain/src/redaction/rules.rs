@@ -70,7 +70,7 @@ pub const RULES: &[Rule] = &[
             secret_name!(),
             "|",
             doubtful_name!(),
-            r#"|code[_-]?challenge|client[_-]?id)=(?P<s>[^&\s"'\#<>()\x00-\x1f]+)"#
+            r#"|code[_-]?challenge|client[_-]?id)=(?P<s>[^&\s"'`\#<>()\x00-\x1f]+)"#
         ),
         judge: ALWAYS,
     },
@@ -85,7 +85,7 @@ pub const RULES: &[Rule] = &[
     Rule { pattern: r"(?i-u)[a-z][a-z0-9+.-]*://(?P<s>[^/\s@]+)@", judge: ALWAYS },
     // URL with a query
     Rule {
-        pattern: r#"(?i-u)[a-z][a-z0-9+.-]*://[^\s"'<>?\#\x00-\x1f]*[?\#](?P<s>[^\s"'<>()\x00-\x1f]+)"#,
+        pattern: r#"(?i-u)[a-z][a-z0-9+.-]*://[^\s"'<>?\#\x00-\x1f]*[?\#](?P<s>[^\s"'`<>()\x00-\x1f]+)"#,
         judge: ALWAYS,
     },
     // known token

@@ -28,7 +28,11 @@ const SECRETS: &[(&str, &[&str])] = &[
     ("exited", &["GET /callback?code=@ HTTP/1.1", "localhost:1455/cb#state=@"]),
     (
         "client_id=x&state=y&code_challenge=z",
-        &["open https://idp.example/authorize?@ now", "(http://127.0.0.1:9/cb#@)"],
+        &[
+            "open https://idp.example/authorize?@ now",
+            "(http://127.0.0.1:9/cb#@)",
+            "visit: `https://idp.example/a?@`; then paste",
+        ],
     ),
     ("WDJB-MJHT", &["enter the code @ at https://idp.example/device", "user_code=@", "code: @"]),
     ("482913", &["Your code: @", r#"{"code":"@"}"#]),
@@ -60,6 +64,7 @@ const KEPT: &[&str] = &[
     "image browser@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 at /var/lib/airlock/images",
     "Documentation: https://www.freedesktop.org/software/systemd/man/latest/systemd.network.html",
     "health http://192.168.100.8:8080/health refused (ECONNREFUSED)",
+    "cpuid modifier eax 0b00000000000000000000000000000001, ebx 0bxxxxxxxxxxxx0001xxxxxxxxxxxx0010",
     "bearer authentication failed, basic ACPI tables, token expired, no password given",
     "SeaBIOS (version 1.16.2-debian-1.16.2-1) BOCHS  BXPC     00000001",
     "=== Network Setup Script Started at Mon Nov 23 13:00:00 UTC 2026 ===",
