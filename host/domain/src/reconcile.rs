@@ -291,12 +291,12 @@ fn decide(row: &VmRow, seen: &Observed, now_ms: i64) -> (Vec<Action>, bool) {
                 let detail = "the task that owns the VM stopped renewing its lease".to_owned();
                 let generation = Some(lease.generation);
                 let fail = Action::Fail { vm, cause: Cause::DaemonInterrupted, detail, generation };
-                (with_undo(fail, row), false)
+                (with_undo(fail, row, seen), false)
             }
         };
     }
     if row.session.is_terminal() {
-        return (vec![undo(row)], false);
+        return (vec![undo(row, seen)], false);
     }
     let alive = row.process.is_some_and(|process| seen.processes.contains(&process));
     let (cause, detail) = match (alive, tap_of(row, seen)) {
@@ -311,7 +311,7 @@ fn decide(row: &VmRow, seen: &Observed, now_ms: i64) -> (Vec<Action>, bool) {
     };
     let generation = row.lease.map(|lease| lease.generation);
     let fail = Action::Fail { vm, cause, detail: detail.to_owned(), generation };
-    (with_undo(fail, row), false)
+    (with_undo(fail, row, seen), false)
 }
 
 /// Whether a lease lapsed, for a VM under which nobody may be typing.
@@ -355,13 +355,15 @@ fn traces(row: &VmRow, seen: &Observed) -> Vec<Step> {
     Step::ALL.into_iter().rev().filter(left).collect()
 }
 
-fn with_undo(fail: Action, row: &VmRow) -> Vec<Action> {
-    vec![fail, undo(row)]
+fn with_undo(fail: Action, row: &VmRow, seen: &Observed) -> Vec<Action> {
+    vec![fail, undo(row, seen)]
 }
 
-/// Everything that was begun. An open VM of which nothing was begun still has to be recorded as ended: its list is empty.
-fn undo(row: &VmRow) -> Action {
-    Action::Undo { vm: row.id, steps: step::destroy(&row.begun) }
+/// Everything that was begun, and what is there again although it was undone. An open VM of which nothing is left still has to be
+/// recorded as ended: its list is empty.
+fn undo(row: &VmRow, seen: &Observed) -> Action {
+    let left: Vec<Step> = row.begun.iter().copied().chain(traces(row, seen)).collect();
+    Action::Undo { vm: row.id, steps: step::destroy(&left) }
 }
 
 fn foreign(rows: &[VmRow], seen: &Observed) -> Vec<Foreign> {

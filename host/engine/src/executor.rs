@@ -199,10 +199,16 @@ impl Executor {
 
     /// Undoes everything that was begun for a VM and records that nothing is left, or that the VM needs attention.
     pub async fn destroy(&self, vm_id: VmId) -> Result<(), UndoError> {
+        self.destroy_seen(vm_id, &[]).await
+    }
+
+    /// The same, for a VM of which something is seen, whether or not it was undone before.
+    pub(crate) async fn destroy_seen(&self, vm_id: VmId, seen: &[Step]) -> Result<(), UndoError> {
         let undone = async {
             let store_error = |source| UndoError::Store { vm_id, source };
-            let begun = self.store.begun_steps(vm_id).await.map_err(store_error)?;
-            self.undo(vm_id, &step::destroy(&begun)).await?;
+            let mut left = self.store.begun_steps(vm_id).await.map_err(store_error)?;
+            left.extend_from_slice(seen);
+            self.undo(vm_id, &step::destroy(&left)).await?;
             self.store.set_vm_state(vm_id, VmState::Destroyed, None, now_ms()).await.map_err(store_error)
         };
         match undone.await {

@@ -122,7 +122,7 @@ impl Executor {
             Action::Undo { vm, steps } => match self.store.vm(*vm).await? {
                 // Recorded as gone, but seen: the record stays as it is.
                 Some(record) if record.ended_ms.is_some() => self.undo(*vm, steps).await?,
-                _ => self.destroy(*vm).await?,
+                _ => self.destroy_seen(*vm, steps).await?,
             },
             Action::RemoveGuard { tap } => self.effects.remove_guard(tap).await?,
         }

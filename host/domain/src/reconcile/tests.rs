@@ -93,6 +93,10 @@ fn a_session_that_ended_is_undone_without_another_failure() {
     let result = reconcile(std::slice::from_ref(&nothing), &Observed::default(), NOW);
     assert_eq!(result.actions, [Action::Undo { vm: nothing.id, steps: vec![] }]);
     assert!(result.leaked.is_empty());
+    // Undone once, and there again: it goes before the VM is recorded as ended.
+    let again = Observed { guards: shown(&nothing).guards, ..Observed::default() };
+    let result = reconcile(std::slice::from_ref(&nothing), &again, NOW);
+    assert_eq!(result.actions, [Action::Undo { vm: nothing.id, steps: vec![Step::GuardTap] }]);
 }
 
 #[test]
