@@ -159,7 +159,6 @@ impl<E: Effects> FaultyEffects<E> {
     }
 
     /// Resolves when the daemon died by being forgotten.
-    #[allow(dead_code, reason = "not where death is real")]
     pub async fn died(&self) {
         match &self.death {
             Death::Forget(died) => died.notified().await,

@@ -1,5 +1,7 @@
 //! What the crash matrix and the model test share: faults around a host, and sessions whose VMs are made of nothing but steps.
 
+#![allow(dead_code, reason = "neither test uses all of it")]
+
 pub mod faulty;
 
 use std::path::{Path, PathBuf};
