@@ -11,6 +11,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use airlock_domain::boot::{Failure, TimelineEntry};
 use airlock_domain::evidence::EvidenceLimits;
@@ -176,9 +177,13 @@ impl Executor {
         let record = |process| -> airlock_effects::steps::Recording<'_> {
             Box::pin(async move { Ok(self.store.set_vm_process(vm_id, process).await?) })
         };
+        let began = Instant::now();
         let applied = self.effects.apply(step, plan, &record).await;
+        let apply_us = began.elapsed().as_micros();
         let error = applied.as_ref().err().map(|error| chain(error));
         let journaled = self.store.journal_outcome(vm_id, step, error.as_deref(), now_ms()).await;
+        let journal_us = began.elapsed().as_micros() - apply_us;
+        tracing::debug!(%vm_id, %step, apply_us, journal_us, error, "applied");
         applied.map_err(|source| StepError::Apply { step, vm_id, source })?;
         journaled.map_err(|source| StepError::Journal { step, vm_id, source })
     }

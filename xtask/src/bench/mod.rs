@@ -5,6 +5,7 @@ mod copy;
 mod http;
 mod netns;
 mod ours;
+mod overhead;
 mod phases;
 mod qemu;
 mod reference;
@@ -18,12 +19,15 @@ use clap::Subcommand;
 pub enum Bench {
     /// Request to agent reachable, cold: ours against a full distribution with a shell bootstrap.
     Boot(boot::Args),
+    /// Host overhead per start, request to VMM spawned: one at a time, many at once, and beside many live VMs.
+    Overhead(overhead::Args),
 }
 
 /// Runs one bench.
 pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Boot(args) => boot::run(args),
+        Bench::Overhead(args) => overhead::run(args),
     }
 }
 
