@@ -25,16 +25,20 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+        let _ = std::fs::remove_file(rfb_socket());
     }
+}
+
+/// Where the server listens for viewers; nobody comes.
+fn rfb_socket() -> std::path::PathBuf {
+    std::env::temp_dir().join(format!("airlock-rfb-{}", std::process::id()))
 }
 
 /// `None` if this machine has no X server for tests.
 fn server(number: u8) -> Option<Server> {
     let mut command = Command::new("Xvnc");
     command.arg(format!(":{number}")).args(["-geometry", "640x480", "-depth", "24", "-SecurityTypes", "None"]);
-    command
-        .args(["-rfbport", "0", "-rfbunixpath"])
-        .arg(std::env::temp_dir().join(format!("airlock-rfb-{}", std::process::id())));
+    command.args(["-rfbport", "0", "-rfbunixpath"]).arg(rfb_socket());
     command.args(["-nolisten", "tcp", "-noreset"]).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().ok().map(Server)
 }
