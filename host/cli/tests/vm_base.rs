@@ -121,6 +121,24 @@ async fn a_killed_vmm_is_named_within_a_second() {
     for file in ["console.log", "timeline.json", "failure.json", "vm.json"] {
         assert!(std::fs::metadata(evidence.join(file)).unwrap().len() > 0, "{file}");
     }
+    // The bundle is shown, and goes into one file; nothing is overwritten, what is not there is said to be missing.
+    let id = text(&failed, "evidenceId");
+    let shown: serde_json::Value =
+        serde_json::from_slice(&daemon.cli(&["evidence", "show", id, "--json"]).stdout).unwrap();
+    assert_eq!((&shown["evidence"]["cause"], &shown["remedy"]), (&failed["cause"], &failed["remedy"]));
+    assert!(shown["consoleEnd"].to_string().contains("agent_up"), "{shown}");
+    let file = daemon.at.state.path().join("bundle.tar.gz");
+    let file = file.to_str().unwrap();
+    for (args, code) in [
+        (vec!["evidence", "export", id, "--to", file], 0),
+        (vec!["evidence", "export", id, "--to", file], 4),
+        (vec!["evidence", "show", "ev-01234567-89ab-4def-8123-456789abcdef"], 3),
+        (vec!["evidence", "show", "../x"], 2),
+    ] {
+        let ran = daemon.cli(&args);
+        assert_eq!(ran.status.code(), Some(code), "{args:?}: {ran:?}");
+    }
+    assert!(std::fs::metadata(file).unwrap().len() > 1000);
     // The console outlives the VM.
     let console = daemon.cli(&["vm", "console", &vm]);
     assert!(String::from_utf8_lossy(&console.stdout).contains("@airlock"), "{console:?}");

@@ -90,9 +90,17 @@ fn digit_groups(run: &[u8]) -> usize {
     usize::from(run.first().is_some_and(u8::is_ascii_digit)) + run.windows(2).filter(|pair| begins(pair)).count()
 }
 
-/// Whether a run with slashes in it is base64 and not a path.
-pub fn is_base64(run: &[u8]) -> bool {
-    run.contains(&b'/') && !run.starts_with(b"/") && turns(run) * 5 >= run.len() * 2
+/// Whether a run with slashes in it is base64 and not a path, whose parts are judged each for itself.
+pub fn is_base64(before: &[u8], run: &[u8]) -> bool {
+    let first = run.split(|c| *c == b'/').next().unwrap_or_default();
+    let has = |kind: fn(&u8) -> bool| run.iter().any(kind);
+    first.len() < run.len()
+        && !first.is_empty()
+        && !is_digest(before, first)
+        && has(u8::is_ascii_digit)
+        && has(u8::is_ascii_uppercase)
+        && has(u8::is_ascii_lowercase)
+        && turns(run) * 5 >= run.len() * 2
 }
 
 /// How often the kind of character changes.

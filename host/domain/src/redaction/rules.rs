@@ -103,7 +103,7 @@ pub const RULES: &[Rule] = &[
         judge: |_, word| judge::is_user_code(word) && word.iter().any(u8::is_ascii_uppercase),
     },
     // Base64 that has slashes; a path has words between them
-    Rule { pattern: r"(?-u)(?P<s>[A-Za-z0-9+/]{40,}={0,2})", judge: |_, run| judge::is_base64(run) },
+    Rule { pattern: r"(?-u)(?P<s>[A-Za-z0-9+/]{40,}={0,2})", judge: judge::is_base64 },
     // token
     Rule { pattern: r"(?-u)(?P<s>[A-Za-z0-9_+~-]{20,}={0,2})", judge: judge::is_token },
 ];

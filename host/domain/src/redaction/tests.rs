@@ -62,6 +62,8 @@ const KEPT: &[&str] = &[
     "dev-disk-by\\x2duuid-0a1b2c3d\\x2d1111\\x2d2222.device: Job timed out",
     "eth0: state DOWN, code 1, error code: 0xc0000005, state: running, code=ERR_HTTP2_SESSION_ERROR",
     "image browser@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 at /var/lib/airlock/images",
+    "/var/lib/airlock/images/base@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08/rootfs.erofs",
+    "/var/lib/airlock/images/base@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08/initramfs",
     "Documentation: https://www.freedesktop.org/software/systemd/man/latest/systemd.network.html",
     "health http://192.168.100.8:8080/health refused (ECONNREFUSED)",
     "cpuid modifier eax 0b00000000000000000000000000000001, ebx 0bxxxxxxxxxxxx0001xxxxxxxxxxxx0010",
