@@ -71,8 +71,8 @@ pub fn is_credential(value: &[u8]) -> bool {
 }
 
 /// Whether a run of token characters is a token. `before` is the line up to it: a digest that says so, a UUID and an address of
-/// memory are no secrets. In words letters follow letters
-/// and digits stand together; in tokens digits, capitals and small letters take turns.
+/// memory are no secrets. In words letters follow letters and digits stand together; in tokens digits, capitals and small letters
+/// take turns.
 pub fn is_token(before: &[u8], run: &[u8]) -> bool {
     if run.len() < RUN || is_number(run) || is_digest(before, run) {
         return false;
