@@ -6,10 +6,14 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::Removed;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+/// How long a killed process may take to vanish with its locks.
+const DYING: Duration = Duration::from_secs(1);
 
 /// Mode of files that only their owner may read.
 pub const PRIVATE_FILE: u32 = 0o600;
@@ -83,7 +87,19 @@ pub struct StateLock {
 
 impl StateLock {
     /// Takes `<dir>/lock`, making the directory (0700) if needed. The file stays behind: removing it would let two daemons lock two files.
+    /// A daemon that was killed holds it until the kernel has taken its memory apart, so one that is in use is asked for again for
+    /// up to [`DYING`].
     pub fn take(dir: &Path) -> Result<Self, FileError> {
+        let began = Instant::now();
+        loop {
+            match Self::try_take(dir) {
+                Err(FileError::InUse { .. }) if began.elapsed() < DYING => std::thread::sleep(DYING / 20),
+                taken => return taken,
+            }
+        }
+    }
+
+    fn try_take(dir: &Path) -> Result<Self, FileError> {
         create_private_dir(dir)?;
         let path = dir.join("lock");
         let error = |source| FileError::Lock { path: path.clone(), source };

@@ -152,6 +152,7 @@ impl Executor {
         };
         let bundles = self.bundles.clone();
         let saved = blocking(move || bundles.save(&subject, now_ms())).await;
+        self.retain_evidence().await;
         saved
             .inspect_err(|error| tracing::error!(%vm_id, error = chain(error), "evidence not saved"))
             .ok()
