@@ -17,9 +17,11 @@ export function viewOf({ state, connected, painted }) {
   return connected && usable ? "screen" : "boot";
 }
 
-/** One line on what happens now, for the top bar and screen readers. */
-export function statusText(state) {
+/** One line on what happens now, for the top bar and screen readers. `place` is that of a session that waits, from 1. */
+export function statusText(state, place) {
   switch (state) {
+    case "queued":
+      return place ? `Waiting for a free machine, place ${place}` : "Waiting for a free machine";
     case "starting":
     case "booting":
       return "Starting";

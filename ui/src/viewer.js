@@ -84,7 +84,7 @@ function draw() {
   byId("boot").hidden = view !== "boot";
   byId("screen-section").hidden = view !== "screen";
   byId("outcome").hidden = view !== "outcome";
-  if (changedState) announce(view === "outcome" ? "" : statusText(session.state));
+  if (changedState) announce(view === "outcome" ? "" : statusText(session.state, session.queuePosition));
   if (!changed) return;
   if (view === "screen") focusScreen();
   if (view === "outcome") {
@@ -100,9 +100,9 @@ function focusScreen() {
 function drawBar() {
   byId("provider").textContent = session.provider ? `Sign in to ${session.provider}` : "Sign in";
   byId("user").textContent = session.userId ? ` as ${session.userId}` : "";
-  byId("status-text").textContent = page.link === "lost" && !over() ? "Connection lost, trying again" : statusText(session.state);
+  byId("status-text").textContent = page.link === "lost" && !over() ? "Connection lost, trying again" : statusText(session.state, session.queuePosition);
   byId("cancel").hidden = over() || session.state === "loading";
-  document.title = `${statusText(session.state)} · Airlock`;
+  document.title = `${statusText(session.state, session.queuePosition)} · Airlock`;
   const facts = [["Session", session.sessionId], ["Machine", session.vmId], ["Address", session.browserIP]];
   byId("foot").textContent = facts.filter(([, value]) => value).map(([name, value]) => `${name} ${value}`).join("  ·  ");
   drawClocks();

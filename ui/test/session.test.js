@@ -34,8 +34,9 @@ test("a failure names cause, step, remedy and evidence, and leaves out what is n
 });
 
 test("every state has a status line", () => {
-  for (const state of ["starting", "booting", "awaiting_user", "capturing", "completed", "failed", "cancelled", "expired", "refused"]) {
+  for (const state of ["queued", "starting", "booting", "awaiting_user", "capturing", "completed", "failed", "cancelled", "expired", "refused"]) {
     assert.notEqual(statusText(state), "Connecting", state);
   }
+  assert.equal(statusText("queued", 3), "Waiting for a free machine, place 3");
   assert.equal(statusText("something newer"), "Connecting");
 });
