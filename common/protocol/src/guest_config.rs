@@ -20,10 +20,31 @@ pub struct GuestConfig {
     /// Who configures the interface.
     #[serde(default, skip_serializing_if = "NetworkOwner::is_default")]
     pub network_owner: NetworkOwner,
+    /// What follows when somebody else changes the address.
+    #[serde(default, skip_serializing_if = "OnConflict::is_default")]
+    pub on_address_conflict: OnConflict,
     /// Services that init supervises, in start order. The agent is not listed: init always supervises it.
     pub services: Vec<Service>,
     /// The display to watch, if the image has one.
     pub display: Option<Display>,
+}
+
+/// What follows when somebody in the guest changes or removes its address, or adds another one. It is reported either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnConflict {
+    /// The agent puts it back.
+    #[default]
+    Restore,
+    /// It stays as it is and the VM has failed (`address_owner_conflict`).
+    Fail,
+}
+
+impl OnConflict {
+    /// Whether this is what is meant when nothing is said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Filesystem of the root device.

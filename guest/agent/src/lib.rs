@@ -4,6 +4,7 @@
 //! * [`timeline`]: stages of init and agent; [`health`] shows them over HTTP, [`control`] sends them to the host
 //! * [`display`]: X display, browser window, painted page; [`start_page`]: the page the browser waits on
 //! * [`login`]: runs a provider's tool on a terminal and captures what it writes
+//! * [`owner`]: what the interface has, and who changed it
 //! * [`reach`]: what the host asks of this guest's network
 //! * [`launch`], [`open_shim`], [`demo_tool`]: the small programs behind the other names of this one
 //!
@@ -21,6 +22,7 @@ pub mod launch;
 pub mod login;
 pub mod open_shim;
 pub mod outbox;
+pub mod owner;
 pub mod painted;
 pub mod port;
 pub mod reach;

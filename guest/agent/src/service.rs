@@ -27,6 +27,7 @@ use crate::control::Control;
 use crate::login::Logins;
 use crate::login::tool::Environment;
 use crate::outbox::Outbox;
+use crate::owner;
 use crate::reach::Probes;
 use crate::timeline::Timeline;
 use crate::{BUILD_ID, clock, display, health, port, spawn, start_page};
@@ -60,6 +61,14 @@ fn run() -> io::Result<std::convert::Infallible> {
     timeline.reached(Stage::AgentUp, &[("port", HEALTH_PORT.into()), ("build", BUILD_ID.into())]);
 
     let config = guest_config();
+    let (owner, on_conflict) =
+        config.as_ref().map(|config| (config.network_owner, config.on_address_conflict)).unwrap_or_default();
+    if let Some(boot) = boot_config() {
+        let timeline = timeline.clone();
+        spawn("owner", move || {
+            let _ = owner::watch(&boot, owner, on_conflict, &timeline).map_err(say("watch the interface"));
+        })?;
+    }
     let display = config.and_then(|config| config.display);
     let environment = Environment::guest(display.as_ref().map(|display| display.number));
     let page = display.as_ref().and_then(|_| start_page::start(START_PAGE_PORT).map_err(say("start page")).ok());
@@ -81,8 +90,11 @@ fn say(what: &'static str) -> impl FnOnce(io::Error) {
 
 /// The VM id of the kernel command line; empty if there is none.
 fn vm_id() -> String {
-    let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    BootConfig::parse(&cmdline).map(|boot| boot.vm_id).unwrap_or_default()
+    boot_config().map(|boot| boot.vm_id).unwrap_or_default()
+}
+
+fn boot_config() -> Option<BootConfig> {
+    BootConfig::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default()).ok()
 }
 
 fn guest_config() -> Option<GuestConfig> {

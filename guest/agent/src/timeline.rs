@@ -49,11 +49,29 @@ impl Timeline {
         self.add(stage, |seq| StageReport::failed(seq, clock::boottime_us(), stage, errno, detail));
     }
 
+    /// Whether `stage` was reached.
+    pub fn has(&self, stage: Stage) -> bool {
+        lock(&self.reports).iter().any(|report| report.stage == stage && report.ok)
+    }
+
+    /// Reports something about a stage that may have been reached long ago; number and time are filled in. What was said
+    /// already in the same words is not said again.
+    pub fn note(&self, report: StageReport) {
+        let said = |other: &StageReport| (other.stage, &other.detail) == (report.stage, &report.detail);
+        let is_new = |reports: &[StageReport]| !reports.iter().any(said);
+        self.publish(is_new, |seq| StageReport { seq, t_us: clock::boottime_us(), ..report.clone() });
+    }
+
     fn add(&self, stage: Stage, report: impl FnOnce(u32) -> StageReport) {
+        let is_new = |reports: &[StageReport]| !reports.iter().any(|report| report.stage == stage && report.ok);
+        self.publish(is_new, report);
+    }
+
+    fn publish(&self, is_new: impl FnOnce(&[StageReport]) -> bool, report: impl FnOnce(u32) -> StageReport) {
         let mut added = None;
         self.outbox.publish(|| {
             let mut reports = lock(&self.reports);
-            if reports.iter().any(|report| report.stage == stage && report.ok) {
+            if !is_new(&reports) {
                 return None;
             }
             let report = report(reports.last().map_or(1, |last| last.seq + 1));

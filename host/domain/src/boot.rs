@@ -8,7 +8,10 @@
 //!
 //! Inputs are what happened and when (`now_ms`: milliseconds since the start was asked for, by one monotonic clock of the
 //! host). Outputs are what the owner of the VM does next. A failure names the first stage that failed and its cause; after it nothing
-//! changes any more. Times in the timeline never decrease from stage to stage.
+//! changes any more. Times in the timeline never decrease.
+//!
+//! The network's stages come from init, before the root is mounted; or, where the image's own manager owns the interface,
+//! from the agent that watches it, after `agent_up` (`late_network`).
 
 use airlock_protocol::stage::Reporter;
 use airlock_protocol::{Stage, StageReport};
@@ -100,6 +103,8 @@ pub enum BootOutput {
 pub struct Contract {
     /// Stages of the agent that must be reached; host and init stages always must.
     pub agent_stages: Vec<Stage>,
+    /// Whether the network is configured behind init's back, when the agent runs already.
+    pub late_network: bool,
     /// Milliseconds from the request to `ready`.
     pub deadline_ms: f64,
     /// Address with prefix length the guest must have.
@@ -132,13 +137,13 @@ impl BootMachine {
 
     /// A machine that goes on where another one stopped, after `timeline`.
     pub fn resume(contract: Contract, mut timeline: Vec<TimelineEntry>) -> Self {
-        timeline.sort_by_key(|entry| entry.stage);
+        timeline.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms).then(a.stage.cmp(&b.stage)));
         let reached = |stage| timeline.iter().any(|entry: &TimelineEntry| entry.stage == stage && entry.ok);
         let phase = if reached(Stage::Ready) { Phase::Ready } else { Phase::Booting };
         Self { contract, phase, timeline, probing: false }
     }
 
-    /// Everything recorded so far, in stage order.
+    /// Everything recorded so far, in stage order; in the order of time where the network comes late.
     pub fn timeline(&self) -> &[TimelineEntry] {
         &self.timeline
     }
@@ -192,6 +197,9 @@ impl BootMachine {
     }
 
     fn on_report(&mut self, report: &StageReport, now_ms: f64, outputs: &mut Vec<BootOutput>) {
+        if cause_named_by(report) == Some(Cause::AddressOwnerConflict) {
+            return self.on_conflict(report, outputs);
+        }
         if report.stage.reporter() == Reporter::Host || self.has(report.stage) {
             return;
         }
@@ -219,6 +227,19 @@ impl BootMachine {
             self.insert(recorded.clone());
             outputs.push(BootOutput::Stage(recorded));
             self.end(failure, outputs);
+        }
+    }
+
+    /// Somebody in the guest changed the address. What was put back is noted at its stage; what was not ends the VM.
+    fn on_conflict(&mut self, report: &StageReport, outputs: &mut Vec<BootOutput>) {
+        if !report.ok {
+            return self
+                .end(Failure::new(Cause::AddressOwnerConflict, self.first_missing(), describe(report)), outputs);
+        }
+        let noted = self.timeline.iter_mut().find(|entry| entry.stage == report.stage && entry.detail != report.detail);
+        if let Some(entry) = noted {
+            entry.detail.clone_from(&report.detail);
+            outputs.push(BootOutput::Stage(entry.clone()));
         }
     }
 
@@ -276,7 +297,9 @@ impl BootMachine {
 
     /// Last of all, so that `reachable` says what is true when the machine is handed over.
     fn probe_when_due(&mut self, outputs: &mut Vec<BootOutput>) {
-        let due = self.phase == Phase::Booting && self.contract.agent_stages.iter().all(|wanted| self.has(*wanted));
+        let late: &[Stage] = if self.contract.late_network { &OF_NETWORK } else { &[] };
+        let mut awaited = self.contract.agent_stages.iter().chain(late);
+        let due = self.phase == Phase::Booting && awaited.all(|wanted| self.has(*wanted));
         if due && !self.probing {
             self.probing = true;
             outputs.push(BootOutput::ProbeHealth);
@@ -285,6 +308,12 @@ impl BootMachine {
 
     /// Puts an entry at its place; a late one takes a time between its neighbours'.
     fn insert(&mut self, mut entry: TimelineEntry) -> TimelineEntry {
+        if self.contract.late_network {
+            // Beside the network other stages are reached: only time orders them.
+            let place = self.timeline.partition_point(|e| e.at_ms <= entry.at_ms);
+            self.timeline.insert(place, entry.clone());
+            return entry;
+        }
         let place = self.timeline.partition_point(|e| e.stage < entry.stage);
         if let Some(next) = self.timeline.get(place) {
             entry.at_ms = entry.at_ms.min(next.at_ms);
@@ -319,13 +348,21 @@ impl BootMachine {
         if self.phase == Phase::Ready {
             return None;
         }
-        Stage::ALL
-            .iter()
+        let is_late = |stage: &Stage| self.contract.late_network && OF_NETWORK.contains(stage);
+        let (early, later) = Stage::ALL.split_at(Stage::ALL.partition_point(|stage| *stage <= Stage::AgentUp));
+        let early = early.iter().filter(|stage| !is_late(stage));
+        let late = OF_NETWORK.iter().filter(|stage| is_late(stage));
+        early
+            .chain(late)
+            .chain(later)
             .copied()
             .filter(|stage| stage.reporter() != Reporter::Agent || self.contract.agent_stages.contains(stage))
             .find(|stage| !self.has(*stage))
     }
 }
+
+/// The stages of whoever configures the interface.
+const OF_NETWORK: [Stage; 4] = [Stage::LinkUp, Stage::AddressSet, Stage::RouteSet, Stage::GatewayReachable];
 
 fn entry(stage: Stage, at_ms: f64) -> TimelineEntry {
     TimelineEntry { stage, ok: true, at_ms, guest_us: None, errno: None, detail: None }
@@ -349,9 +386,14 @@ fn describe(report: &StageReport) -> String {
     }
 }
 
-/// The cause that a failed report names itself (fact `cause`), else the one that belongs to its stage and errno.
+/// The cause that a report names itself (fact `cause`).
+fn cause_named_by(report: &StageReport) -> Option<Cause> {
+    report.facts.get("cause").and_then(|value| value.as_str()).and_then(|code| code.parse().ok())
+}
+
+/// The cause that a failed report names itself, else the one that belongs to its stage and errno.
 fn cause_of_report(report: &StageReport) -> Cause {
-    if let Some(cause) = report.facts.get("cause").and_then(|value| value.as_str()).and_then(|code| code.parse().ok()) {
+    if let Some(cause) = cause_named_by(report) {
         return cause;
     }
     let errno = report.errno.as_deref().unwrap_or_default();
@@ -382,6 +424,10 @@ fn cause_of_report(report: &StageReport) -> Cause {
 fn stalled_cause(stage: Option<Stage>) -> Cause {
     match stage {
         Some(Stage::KernelStarted) => Cause::NoConsoleOutput,
+        Some(Stage::LinkUp) => Cause::LinkUpFailed,
+        Some(Stage::AddressSet) => Cause::AddressSetFailed,
+        Some(Stage::RouteSet) => Cause::RouteSetFailed,
+        Some(Stage::GatewayReachable) => Cause::GatewayUnreachable,
         Some(Stage::DisplayUp) => Cause::DisplayFailed,
         Some(Stage::BrowserUp) => Cause::BrowserCrashed,
         Some(Stage::PagePainted) => Cause::ScreenBlack,

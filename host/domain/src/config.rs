@@ -1,5 +1,6 @@
 //! The daemon's configuration: TOML, every field with a default, validated as a whole before anything is opened.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -37,6 +38,10 @@ pub struct Config {
     pub demo_idp: DemoIdp,
     /// NICs put before ours in every VM; shows that the guest finds its own by MAC.
     pub extra_nics: u8,
+    /// Lets the image give its interfaces predictable names (`enp0s3`); without it they stay `eth0`, `eth1`, ...
+    pub predictable_names: bool,
+    /// Other images for providers: `provider_images = { shell = "debian-systemd" }`.
+    pub provider_images: BTreeMap<String, String>,
 }
 
 impl Default for Config {
@@ -54,6 +59,8 @@ impl Default for Config {
             evidence: EvidenceLimits::default(),
             demo_idp: DemoIdp::default(),
             extra_nics: 0,
+            predictable_names: false,
+            provider_images: BTreeMap::new(),
         }
     }
 }
@@ -181,6 +188,12 @@ impl Config {
         Ok(())
     }
 
+    /// What the guests' kernel command line says of interface names, behind the drivers' own `net.ifnames=0` (the last one
+    /// counts).
+    pub const fn naming(&self) -> &'static str {
+        if self.predictable_names { " net.ifnames=1" } else { "" }
+    }
+
     /// Base of absolute links, without a slash at the end.
     pub fn public_base(&self) -> String {
         match &self.public_url {
@@ -210,6 +223,13 @@ mod tests {
         assert_eq!(config.network.subnet.to_string(), "10.77.0.1/20");
         assert_eq!(config.network.bridge, "br0");
         assert_eq!(config.network.egress.uplink, Uplink::None);
+    }
+
+    #[test]
+    fn images_and_names_can_be_chosen() {
+        let config = Config::parse("predictable_names = true\nprovider_images = { shell = \"net-dhcpcd\" }").unwrap();
+        assert_eq!((config.provider_images["shell"].as_str(), config.naming()), ("net-dhcpcd", " net.ifnames=1"));
+        assert_eq!(Config::default().naming(), "");
     }
 
     #[test]

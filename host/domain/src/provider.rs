@@ -89,6 +89,14 @@ pub enum ProviderError {
         /// What it must be.
         expected: &'static str,
     },
+    /// An image was chosen for a provider that does not exist.
+    #[error("provider_images names {id:?}; the providers are {known}")]
+    Unknown {
+        /// The name that was given.
+        id: String,
+        /// What exists.
+        known: String,
+    },
 }
 
 impl Provider {
@@ -123,6 +131,16 @@ impl Provider {
             }
         }
         Ok(provider)
+    }
+
+    /// Gives providers the images that the configuration chose for them (`provider_images`).
+    pub fn choose_images(providers: &mut [Self], chosen: &BTreeMap<String, String>) -> Result<(), ProviderError> {
+        for (id, image) in chosen {
+            let known = || providers.iter().map(|provider| provider.id.as_str()).collect::<Vec<_>>().join(", ");
+            let unknown = ProviderError::Unknown { id: id.clone(), known: known() };
+            providers.iter_mut().find(|provider| provider.id == *id).ok_or(unknown)?.image.clone_from(image);
+        }
+        Ok(())
     }
 
     /// What the agent is told, or `None` for a provider that only starts a machine.
@@ -162,6 +180,17 @@ mod tests {
         let spec = demo.login_spec(id, Ipv4Addr::new(10, 1, 0, 1), 4080).unwrap();
         assert_eq!(spec.env["AIRLOCK_DEMO_ISSUER"], "http://10.1.0.1:4080");
         assert!(Provider::parse("shell.toml", SHELL).unwrap().login.is_none());
+    }
+
+    #[test]
+    fn another_image_is_chosen_for_a_provider_that_exists() {
+        let mut providers = [Provider::parse("shell.toml", SHELL).unwrap()];
+        let chosen = |id: &str| BTreeMap::from([(id.to_owned(), "net-dhcpcd".to_owned())]);
+        let unknown = Provider::choose_images(&mut providers, &chosen("shel")).unwrap_err().to_string();
+        assert!(unknown.contains("shel") && unknown.contains("shell"), "{unknown}");
+        assert_eq!(providers[0].image, "base");
+        Provider::choose_images(&mut providers, &chosen("shell")).unwrap();
+        assert_eq!(providers[0].image, "net-dhcpcd");
     }
 
     #[test]

@@ -189,7 +189,9 @@ impl Engine {
         for dir in ["vms", "evidence", "images", "cache"] {
             create_private_dir(&config.state_dir.join(dir))?;
         }
-        let providers = PROVIDERS.iter().map(|(file, text)| Provider::parse(file, text)).collect::<Result<_, _>>()?;
+        let providers = PROVIDERS.iter().map(|(file, text)| Provider::parse(file, text));
+        let mut providers = providers.collect::<Result<Vec<_>, _>>()?;
+        Provider::choose_images(&mut providers, &config.provider_images)?;
         let store = Store::open(&config.state_dir.join("airlock.db"), &host_name()).await?;
         let boot_id = boot_id();
         store.rebase_clocks(&boot_id, Moment::now()).await?;

@@ -168,6 +168,7 @@ fn manifest(
         memory_mib: recipe.memory_mib,
         vcpus: recipe.vcpus,
         network_owner: recipe.network_owner,
+        on_address_conflict: recipe.on_address_conflict,
         handover: recipe.handover,
         readiness: recipe.readiness.clone(),
         root_fs: RootFs::Erofs,

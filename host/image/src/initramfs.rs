@@ -22,6 +22,7 @@ pub(crate) fn guest_config(recipe: &Recipe, kernel_release: &str, modules: &[Str
         root_fs: RootFs::Erofs,
         handover: recipe.handover,
         network_owner: recipe.network_owner,
+        on_address_conflict: recipe.on_address_conflict,
         services: recipe.services.clone(),
         display: recipe.display.clone(),
     }

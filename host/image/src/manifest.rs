@@ -6,7 +6,7 @@ use airlock_protocol::Stage;
 use airlock_protocol::guest_config::{Display, Handover, RootFs, Service};
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::NetworkOwner;
+use crate::recipe::{NetworkOwner, OnConflict};
 
 /// Version of the manifest's form. A manifest of another version is refused.
 pub const FORMAT: u32 = 1;
@@ -33,6 +33,9 @@ pub struct Manifest {
     pub vcpus: u8,
     /// Who configures the guest's network.
     pub network_owner: NetworkOwner,
+    /// What follows when somebody else changes the guest's address.
+    #[serde(default, skip_serializing_if = "OnConflict::is_default")]
+    pub on_address_conflict: OnConflict,
     /// Who is PID 1 after the root is mounted.
     #[serde(default, skip_serializing_if = "Handover::is_default")]
     pub handover: Handover,
@@ -152,6 +155,7 @@ mod tests {
             memory_mib: 256,
             vcpus: 1,
             network_owner: NetworkOwner::Airlock,
+            on_address_conflict: OnConflict::Restore,
             handover: Handover::Supervise,
             readiness: vec![Stage::AgentUp, Stage::Reachable],
             root_fs: RootFs::Erofs,

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use airlock_protocol::Stage;
-pub use airlock_protocol::guest_config::NetworkOwner;
 use airlock_protocol::guest_config::{Display, Handover, Service};
+pub use airlock_protocol::guest_config::{NetworkOwner, OnConflict};
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
@@ -52,6 +52,9 @@ pub struct Recipe {
     /// Who configures the guest's network.
     #[serde(default)]
     pub network_owner: NetworkOwner,
+    /// What follows when somebody else changes the guest's address.
+    #[serde(default, skip_serializing_if = "OnConflict::is_default")]
+    pub on_address_conflict: OnConflict,
     /// Who is PID 1 after the root is mounted.
     #[serde(default, skip_serializing_if = "Handover::is_default")]
     pub handover: Handover,

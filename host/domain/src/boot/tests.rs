@@ -4,6 +4,7 @@ use proptest::prelude::*;
 fn machine(agent_stages: &[Stage]) -> BootMachine {
     BootMachine::new(Contract {
         agent_stages: agent_stages.to_vec(),
+        late_network: false,
         deadline_ms: 120_000.0,
         address: "192.168.100.8/24".into(),
         build_id: "b1".into(),
@@ -65,6 +66,63 @@ fn the_health_probe_starts_with_the_last_stage_of_the_contract() {
     }
     let outputs = machine.on(BootEvent::GuestReport(&StageReport::reached(9, 3000, Stage::AgentUp)), 50.0);
     assert!(outputs.contains(&BootOutput::ProbeHealth));
+}
+
+/// Boots an image whose own manager owns the interface: up to `agent_up`, at the times of the guest's clock.
+fn boot_without_network() -> BootMachine {
+    let contract = Contract { late_network: true, ..machine(&[Stage::AgentUp]).contract };
+    let mut machine = BootMachine::new(contract);
+    for (stage, at) in HOST.into_iter().zip(1..) {
+        machine.on(BootEvent::Reached(stage), f64::from(at));
+    }
+    let guest = Stage::ALL.iter().filter(|s| s.reporter() != Reporter::Host && **s <= Stage::AgentUp);
+    for stage in guest.copied().filter(|stage| !OF_NETWORK.contains(stage)) {
+        let report = StageReport::reached(1, 1000 * stage as u64, stage);
+        let outputs = machine.on(BootEvent::GuestReport(&report), 100.0 + f64::from(stage as u8));
+        assert!(!outputs.contains(&BootOutput::ProbeHealth), "{stage}");
+    }
+    machine
+}
+
+#[test]
+fn a_network_that_comes_late_is_waited_for_and_stands_at_its_time() {
+    let mut late = boot_without_network();
+    assert_eq!(late.first_missing(), Some(Stage::LinkUp));
+    for (stage, at) in OF_NETWORK.into_iter().zip(0..) {
+        let report = StageReport::reached(1, 5_000_000 + at * 1000, stage);
+        let outputs = late.on(BootEvent::GuestReport(&report), 5200.0);
+        assert_eq!(outputs.contains(&BootOutput::ProbeHealth), stage == Stage::GatewayReachable);
+    }
+    assert!(late.on(healthy(), 5201.0).contains(&BootOutput::Ready));
+    let times = |stages: &[TimelineEntry]| stages.iter().map(|e| (e.at_ms, e.stage)).collect::<Vec<_>>();
+    let timeline = times(late.timeline());
+    assert!(timeline.windows(2).all(|pair| pair[0].0 <= pair[1].0), "{timeline:?}");
+    let place = |wanted| timeline.iter().position(|(_, stage)| *stage == wanted);
+    assert!(place(Stage::AgentUp) < place(Stage::LinkUp) && place(Stage::Reachable) < place(Stage::Ready));
+    let resumed = BootMachine::resume(late.contract.clone(), late.timeline().to_vec());
+    assert_eq!(times(resumed.timeline()), timeline);
+}
+
+#[test]
+fn a_network_that_never_comes_is_the_missing_stage() {
+    let outputs = boot_without_network().on(BootEvent::Tick, 120_000.0);
+    assert_eq!((failure(&outputs).cause, failure(&outputs).stage), (Cause::LinkUpFailed, Some(Stage::LinkUp)));
+}
+
+#[test]
+fn an_address_that_was_put_back_is_noted_and_one_that_was_not_ends_the_vm() {
+    let mut ready = machine(&[Stage::AgentUp]);
+    let now = boot_to(&mut ready, Stage::AgentUp);
+    ready.on(healthy(), now);
+    let mut report = StageReport::reached(30, 9, Stage::AddressSet).with("cause", "address_owner_conflict");
+    report.detail = Some("dhcpcd removed it; put back".into());
+    let outputs = ready.on(BootEvent::GuestReport(&report), now + 1.0);
+    let [BootOutput::Stage(entry)] = &outputs[..] else { panic!("{outputs:?}") };
+    assert_eq!((entry.stage, entry.ok, entry.detail.clone()), (Stage::AddressSet, true, report.detail.clone()));
+    assert_eq!(ready.on(BootEvent::GuestReport(&report), now + 2.0), [], "a repetition says nothing new");
+    report.ok = false;
+    let outputs = ready.on(BootEvent::GuestReport(&report), now + 3.0);
+    assert_eq!((failure(&outputs).cause, failure(&outputs).stage), (Cause::AddressOwnerConflict, None));
 }
 
 #[test]

@@ -54,7 +54,7 @@ impl Store {
             .bind(failure.map(to_json).transpose()?)
             .bind((state == VmState::Destroyed).then_some(now_ms))
             .bind(id.to_string())
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map(drop)
             .map_err(sql("record a VM's state"))
@@ -67,7 +67,7 @@ impl Store {
             .bind(process.pid)
             .bind(ticks)
             .bind(id.to_string())
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map(drop)
             .map_err(sql("record a VM's process"))
@@ -79,13 +79,13 @@ impl Store {
             .bind(id.to_string())
             .bind(entry.stage.name())
             .bind(to_json(entry)?)
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map(drop)
             .map_err(sql("record a stage"))
     }
 
-    /// The timeline of a VM, in stage order.
+    /// The timeline of a VM, as it happened; of one moment in stage order.
     pub async fn timeline(&self, id: VmId) -> Result<Vec<TimelineEntry>, StoreError> {
         let entries: Vec<String> = sqlx::query_scalar("SELECT entry FROM timeline WHERE vm_id = $1")
             .bind(id.to_string())
@@ -96,7 +96,7 @@ impl Store {
             .iter()
             .map(|json| serde_json::from_str(json).map_err(|e| StoreError::corrupt("a timeline entry", e)))
             .collect::<Result<_, _>>()?;
-        timeline.sort_by_key(|entry| entry.stage);
+        timeline.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms).then(a.stage.cmp(&b.stage)));
         Ok(timeline)
     }
 }

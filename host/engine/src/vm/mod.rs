@@ -25,6 +25,7 @@ use airlock_domain::step::Step;
 use airlock_effects::control::ControlSender;
 use airlock_effects::vmm::VmmHandle;
 use airlock_image::GoldenImage;
+use airlock_protocol::guest_config::NetworkOwner;
 use airlock_protocol::message::{CapturedFile, LoginSpec, ReachTarget};
 use airlock_protocol::stage::Reporter;
 use airlock_protocol::{Stage, paths};
@@ -273,6 +274,7 @@ fn contract(ctx: &Context, image: &GoldenImage, address: Ipv4Addr) -> Contract {
     let of_agent = image.manifest.readiness.iter().copied().filter(|stage| stage.reporter() == Reporter::Agent);
     Contract {
         agent_stages: of_agent.collect(),
+        late_network: image.manifest.network_owner != NetworkOwner::Airlock,
         deadline_ms,
         address: format!("{address}/{}", ctx.config.network.subnet.prefix()),
         build_id: image.manifest.build_id.clone(),

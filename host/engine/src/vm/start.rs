@@ -69,7 +69,11 @@ impl VmTask {
             kernel: self.image.kernel_path(),
             initramfs: self.image.initramfs_path(),
             rootfs: self.image.rootfs_path(),
-            cmdline: boot_config(vm_id, config.network.subnet, self.address).to_cmdline(),
+            cmdline: format!(
+                "{}{}",
+                boot_config(vm_id, config.network.subnet, self.address).to_cmdline(),
+                config.naming()
+            ),
             memory_mib: self.image.manifest.memory_mib,
             vcpus: self.image.manifest.vcpus,
             nics: extra.chain([ours]).collect(),

@@ -1,0 +1,161 @@
+use super::*;
+use crate::outbox::Outbox;
+use nix::sched::{CloneFlags, unshare};
+use std::process::Command;
+
+fn lease() -> Lease {
+    Lease { addr: Ipv4Addr::new(10, 9, 0, 2), prefix: 24, gateway: Some(Ipv4Addr::new(10, 9, 0, 1)) }
+}
+
+fn observed(addresses: &[(&str, u8)]) -> Observed {
+    Observed {
+        index: 2,
+        name: "eth0".into(),
+        is_up: true,
+        has_carrier: true,
+        addresses: addresses.iter().map(|(addr, prefix)| (addr.parse().unwrap(), *prefix)).collect(),
+        default_route: lease().gateway,
+    }
+}
+
+#[test]
+fn a_change_is_judged_at_once_where_nobody_may_touch_the_interface() {
+    let (mut judge, now) = (Judge::new(lease(), true), Instant::now());
+    assert_eq!(judge.look(&observed(&[]), now), Verdict::Unsettled, "it was never there");
+    let good = observed(&[("10.9.0.2", 24)]);
+    assert_eq!(judge.look(&good, now), Verdict::Quiet);
+    assert_eq!(judge.look(&observed(&[]), now), Verdict::Conflict(Conflict::AddressGone));
+    assert_eq!(judge.look(&observed(&[]), now), Verdict::Unsettled, "it is said once");
+    assert_eq!(judge.look(&good, now), Verdict::Quiet);
+    let two = observed(&[("10.9.0.2", 24), ("10.9.0.77", 24), ("169.254.3.4", 16)]);
+    let foreign = Conflict::Foreign(vec![(Ipv4Addr::new(10, 9, 0, 77), 24)]);
+    assert_eq!(judge.look(&two, now), Verdict::Conflict(foreign.clone()));
+    assert_eq!(foreign.words("eth0", &lease()), "added 10.9.0.77/24 to eth0");
+    let other_prefix = observed(&[("10.9.0.2", 16)]);
+    assert!(matches!(judge.look(&other_prefix, now), Verdict::Conflict(Conflict::Foreign(_))));
+    assert_eq!(judge.look(&Observed { is_up: false, ..good.clone() }, now), Verdict::Conflict(Conflict::LinkDown));
+    let unrouted = Observed { default_route: None, ..good };
+    assert_eq!(judge.look(&unrouted, now), Verdict::Conflict(Conflict::RouteGone));
+    assert_eq!(judge.look(&Observed::default(), now), Verdict::Conflict(Conflict::LinkGone));
+}
+
+#[test]
+fn a_manager_may_take_its_own_address_for_a_moment() {
+    let (mut judge, start) = (Judge::new(lease(), false), Instant::now());
+    let after = |millis| start + Duration::from_millis(millis);
+    let good = observed(&[("10.9.0.2", 24)]);
+    judge.look(&good, start);
+    assert_eq!(judge.look(&observed(&[]), start), Verdict::Unsettled);
+    assert!(judge.is_unsettled());
+    assert_eq!(judge.look(&good, after(500)), Verdict::Quiet);
+    assert_eq!(judge.look(&observed(&[]), after(600)), Verdict::Unsettled);
+    assert_eq!(judge.look(&observed(&[]), after(2700)), Verdict::Conflict(Conflict::AddressGone));
+    assert!(!judge.is_unsettled());
+}
+
+#[test]
+fn another_address_in_the_place_of_ours_is_a_mismatch_in_the_end() {
+    let (mut judge, start) = (Judge::new(lease(), false), Instant::now());
+    let fallback = observed(&[("10.9.0.10", 24)]);
+    assert_eq!(judge.look(&fallback, start), Verdict::Unsettled);
+    let has = vec!["10.9.0.10/24".to_owned()];
+    assert_eq!(judge.look(&fallback, start + Duration::from_secs(21)), Verdict::Mismatch { has });
+}
+
+#[test]
+fn who_takes_it_again_and_again_is_not_answered() {
+    let (mut judge, now) = (Judge::new(lease(), true), Instant::now());
+    assert!((0..5).all(|_| judge.may_restore(now)));
+    assert!(!judge.may_restore(now));
+    assert!(judge.may_restore(now + Duration::from_secs(11)));
+}
+
+fn ip(args: &str) {
+    let out = Command::new("ip").args(args.split(' ')).output().unwrap();
+    assert!(out.status.success(), "ip {args}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Runs `body` with an interface `eth0` (10.9.0.2/24, gateway in another namespace's place) in a network namespace that ends
+/// with its thread.
+fn in_namespace(body: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        if unshare(CloneFlags::CLONE_NEWNET).is_err() {
+            return println!("skipped: no network namespace without root");
+        }
+        ip("link add eth0 address 06:00:0a:09:00:02 type veth peer name peer");
+        ip("link set peer up");
+        body();
+    });
+    thread.join().unwrap();
+}
+
+fn boot() -> BootConfig {
+    BootConfig::parse("ip=10.9.0.2::10.9.0.1:255.255.255.0::eth0:off airlock.mac=06:00:0a:09:00:02").unwrap()
+}
+
+#[test]
+fn what_was_taken_is_put_back_on_real_links() {
+    in_namespace(|| {
+        ip("link set eth0 up");
+        for damage in [
+            "addr add 10.9.0.2/24 dev eth0",
+            "addr del 10.9.0.2/24 dev eth0",
+            "addr add 10.9.0.77/16 dev eth0",
+            "link set eth0 down",
+            "route del default",
+            "addr flush dev eth0",
+        ] {
+            ip(damage);
+            let before = Observed::now(&boot());
+            netlink::restore(&before, &lease()).unwrap();
+            let after = Observed::now(&boot());
+            assert_eq!(after.addresses, [(lease().addr, 24)], "after {damage}");
+            assert_eq!((after.is_up, after.default_route), (true, lease().gateway), "after {damage}");
+        }
+    });
+}
+
+#[test]
+fn stages_are_reported_as_they_are_seen_and_a_thief_is_named() {
+    in_namespace(|| {
+        let dir = std::env::temp_dir().join(format!("airlock-owner-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let outbox = Arc::new(Outbox::new().unwrap());
+        let timeline = Arc::new(Timeline::open(&dir.join("t"), &dir.join("c"), outbox));
+        // The peer is the gateway: it answers ARP from here, on the other end of the cable.
+        let watched = timeline.clone();
+        let netns = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        std::thread::spawn(move || {
+            nix::sched::setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
+            let _ = watch(&boot(), NetworkOwner::Dhcpcd, OnConflict::Restore, &watched);
+        });
+        let wait = |what: &str, ready: &dyn Fn() -> bool| {
+            let start = Instant::now();
+            while !ready() {
+                assert!(start.elapsed() < Duration::from_secs(20), "{what}: {:?}", timeline.reports());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        ip("link set eth0 up");
+        wait("link_up", &|| timeline.has(Stage::LinkUp));
+        assert!(!timeline.has(Stage::AddressSet));
+        ip("addr add 10.9.0.2/24 dev eth0");
+        wait("address_set", &|| timeline.has(Stage::AddressSet));
+        ip("route add default via 10.9.0.1");
+        wait("route_set", &|| timeline.has(Stage::RouteSet));
+        assert!(!timeline.has(Stage::GatewayReachable));
+        ip("neigh replace 10.9.0.1 lladdr 06:00:0a:09:00:01 dev eth0 nud reachable");
+        wait("gateway_reachable", &|| timeline.has(Stage::GatewayReachable));
+        ip("addr del 10.9.0.2/24 dev eth0");
+        let conflict = || {
+            let reports = timeline.reports();
+            reports.into_iter().find(|report| report.facts.get("cause") == Some(&"address_owner_conflict".into()))
+        };
+        wait("a conflict", &|| conflict().is_some());
+        let report = conflict().unwrap();
+        let detail = report.detail.unwrap();
+        assert!(report.ok && detail.contains("removed 10.9.0.2/24 from eth0; put back"), "{detail}");
+        assert!(Observed::now(&boot()).has(&lease()));
+        std::fs::remove_dir_all(&dir).unwrap();
+    });
+}
