@@ -102,11 +102,13 @@ pub fn report(args: &Args) -> Result<()> {
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     }
-    report.check()?;
-    if !status.success() {
-        bail!("{command:?} ended with {status}");
+    match report.check() {
+        Ok(()) if status.success() => Ok(()),
+        Ok(()) => bail!("{command:?} ended with {status}"),
+        // A matrix that could not be built or run is not one that leaks.
+        Err(error) if !status.success() => Err(error.context(format!("{command:?} ended with {status}"))),
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::life;
 use crate::site::{Daemon, FOREIGN_DIR, FOREIGN_TAP, Site, Thing};
 use crate::support::faulty::Death;
 use crate::support::{begin, make_ready, plan_of, scratch};
+use crate::sweep::forgotten_after;
 
 pub struct FakeSite {
     state: tempfile::TempDir,
@@ -44,6 +45,13 @@ impl FakeSite {
     }
 }
 
+impl FakeSite {
+    /// Lives the first life of a cell and forgets it after so many waits; whether that was before its end.
+    pub async fn forget_after(&self, waits: usize, cell: Cell, session: &SessionRecord) -> bool {
+        forgotten_after(waits, life::live(&self.daemon, cell, session, self.state.path())).await
+    }
+}
+
 impl Site for FakeSite {
     type Host = FakeEffects;
 
@@ -60,6 +68,8 @@ impl Site for FakeSite {
     }
 
     async fn restart(&mut self) {
+        // What was sent to the database when the daemon died is done or not, but not later.
+        self.daemon.store.close().await;
         self.daemon = Daemon::new(self.host.clone(), self.state.path(), Death::Forget(Notify::new())).await;
     }
 

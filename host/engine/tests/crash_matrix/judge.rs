@@ -12,6 +12,7 @@ use anyhow::{Result, bail, ensure};
 use uuid::Uuid;
 
 use crate::cell::{Cell, End, Plan};
+use crate::fake::FakeSite;
 use crate::life;
 use crate::site::{Daemon, Site, Thing, everything};
 use crate::support::faulty::Fault;
@@ -43,8 +44,19 @@ pub async fn run<S: Site>(site: &mut S, cell: Cell, planted: bool) -> Result<()>
         judge_attention(site, cell, &plan).await?;
         judge_stop(site, cell, &plan).await?;
     }
-    judge_pass(site, cell, &session, &plan).await?;
+    judge_pass(site, Some(cell.end()), &session, &plan).await?;
     judge_rest(site, &plan).await
+}
+
+/// A cell of the host in memory whose first life is forgotten after so many waits; `false` if it came to its end before.
+pub async fn run_forgotten(site: &mut FakeSite, cell: Cell, waits: usize) -> Result<bool> {
+    let session = begin(&site.daemon().store, VmId::from_uuid(Uuid::new_v4()), LASTS_MS).await;
+    let plan = plan_of(&session, site.state_dir());
+    let forgotten = site.forget_after(waits, cell, &session).await;
+    site.restart().await;
+    judge_pass(site, None, &session, &plan).await?;
+    judge_rest(site, &plan).await?;
+    Ok(forgotten)
 }
 
 /// A stop or a destruction that the former daemon died in is asked for again.
@@ -107,14 +119,15 @@ async fn judge_stop<S: Site>(site: &S, cell: Cell, plan: &VmPlan) -> Result<()> 
     Ok(())
 }
 
-/// One pass of a daemon without tasks, and what is there after it. A VM that lives is then ended.
-async fn judge_pass<S: Site>(site: &S, cell: Cell, session: &SessionRecord, plan: &VmPlan) -> Result<()> {
+/// One pass of a daemon without tasks, and what is there after it: the wanted end, or either, but whole. A VM that lives is then
+/// ended.
+async fn judge_pass<S: Site>(site: &S, wanted: Option<End>, session: &SessionRecord, plan: &VmPlan) -> Result<()> {
     let Daemon { store, executor, .. } = site.daemon();
     let vm_id = plan.vmm.vm_id;
     let (found, handover) = executor.reconcile(&BTreeSet::new(), &|_| {}).await?;
     let adopted = handover.adopt.contains(&vm_id);
     let actual = look(site, plan).await;
-    match cell.end() {
+    match wanted.unwrap_or(if adopted { End::Live } else { End::Gone }) {
         End::Live => {
             ensure!(adopted && actual == everything(), "adopted: {adopted}, there is {actual:?}");
             let until = monotonic_ms() + LEASE_MS;

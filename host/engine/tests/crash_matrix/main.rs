@@ -18,6 +18,7 @@ mod real;
 mod site;
 #[path = "../support/mod.rs"]
 mod support;
+mod sweep;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;

@@ -75,8 +75,9 @@ enum Fate {
 struct Vm {
     session: SessionRecord,
     plan: VmPlan,
-    kind: Kind,
     fate: Fate,
+    /// A person may act, and the session's deadline is far.
+    awaiting: bool,
     /// Its task does not renew its lease.
     lapsed: bool,
 }
@@ -180,7 +181,13 @@ impl<'a> History<'a> {
         if kind == Kind::NameTaken {
             self.add_foreign_tap(vm_id.tap_name(), "somebody".into());
         }
-        self.vms.push(Vm { session: session.clone(), plan: plan.clone(), kind, fate: Fate::Ends, lapsed: false });
+        self.vms.push(Vm {
+            session: session.clone(),
+            plan: plan.clone(),
+            fate: Fate::Ends,
+            awaiting: false,
+            lapsed: false,
+        });
         self.held.insert(vm_id);
         let at = self.vms.len() - 1;
         for step in step::start() {
@@ -196,6 +203,7 @@ impl<'a> History<'a> {
             Kind::Booting => move_session(&self.store, session.id, SessionEvent::BootBegan).await,
             _ => make_ready(&self.store, &session).await,
         }
+        self.vms[at].awaiting = kind == Kind::Awaiting;
     }
 
     /// The end of a VM by its task.
@@ -224,7 +232,7 @@ impl<'a> History<'a> {
             }
         }
         let taken = |vm: &Vm, held: &BTreeSet<VmId>| {
-            held.contains(&vm.id()) && vm.lapsed && vm.kind != Kind::Awaiting && vm.fate == Fate::Lives
+            held.contains(&vm.id()) && vm.lapsed && !vm.awaiting && vm.fate == Fate::Lives
         };
         let doomed: Vec<usize> = (0..self.vms.len()).filter(|at| taken(&self.vms[*at], &self.held)).collect();
         for at in &doomed {

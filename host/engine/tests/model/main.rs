@@ -54,7 +54,7 @@ fn random_histories_end_with_what_is_wanted_and_nothing_else() {
     assert!(failures.is_empty(), "seed {seed}:\n{}", failures.join("\n"));
     // Whatever is never tried would pass as well.
     for (what, count) in tally.counts() {
-        assert!(count.load(Ordering::Relaxed) >= 100, "hardly any {what}: {tally:?}");
+        assert!(count.load(Ordering::Relaxed) >= 50, "hardly any {what}: {tally:?}");
     }
 }
 
