@@ -3,10 +3,13 @@
 //! Every function returns the errno as `io::Error`; nothing is retried here.
 #![allow(unsafe_code)]
 
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::sched::CloneFlags;
 use tokio::io::Interest;
@@ -93,34 +96,75 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// What a child does before exec: enter `netns`, and (if `detach`) a session of its own with no inherited descriptor.
-pub fn before_exec(netns: Option<OwnedFd>, detach: bool) -> impl FnMut() -> io::Result<()> + Send + Sync + 'static {
-    // Only async-signal-safe system calls below: no allocation, no lock.
-    move || {
-        if let Some(netns) = &netns {
-            nix::sched::setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?;
-        }
-        if detach {
-            nix::unistd::setsid()?;
-            // SAFETY: no memory is passed. Marks instead of closing, because std reports exec errors through a pipe of its own.
-            let done = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-            if done < 0 {
-                return Err(io::Error::last_os_error());
+/// posix_spawn(3): a program in a session of its own, in `dir`, with these descriptors as its first three and no others. It has
+/// the namespaces of the calling thread, which waits until it has called exec (a failed exec is the error). Unlike fork(2) this
+/// copies nothing of the caller, however large it is. Returns the pid, which the caller must reap.
+pub fn spawn_session(
+    program: &Path,
+    args: &[OsString],
+    environment: &[OsString],
+    dir: &Path,
+    stdio: [&OwnedFd; 3],
+) -> io::Result<libc::pid_t> {
+    let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
+    let (program, dir) = (text(program.as_os_str())?, text(dir.as_os_str())?);
+    let args: Vec<CString> = args.iter().map(|arg| text(arg)).collect::<io::Result<_>>()?;
+    let environment: Vec<CString> = environment.iter().map(|pair| text(pair)).collect::<io::Result<_>>()?;
+    let pointers = |texts: &[CString]| -> Vec<*mut libc::c_char> {
+        texts.iter().map(|text| text.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect()
+    };
+    let (argv, envp) = (pointers(&args), pointers(&environment));
+    // These functions return the errno.
+    let check = |errno: libc::c_int| if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) };
+    // SAFETY: both are plain data that the init functions below fill.
+    let (mut actions, mut attributes) = unsafe {
+        (std::mem::zeroed::<libc::posix_spawn_file_actions_t>(), std::mem::zeroed::<libc::posix_spawnattr_t>())
+    };
+    let mut pid = 0;
+    // SAFETY: every pointer is to a value of this function that outlives the call; what is initialized is destroyed on the one
+    // way out, and destroying it after a failed init of the other touches zeroes only.
+    unsafe {
+        let mut spawn = || {
+            check(libc::posix_spawn_file_actions_init(&raw mut actions))?;
+            check(libc::posix_spawnattr_init(&raw mut attributes))?;
+            let mut signals: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut signals);
+            check(libc::posix_spawnattr_setsigmask(&raw mut attributes, &raw const signals))?;
+            // Rust ignores it in every process of its own.
+            libc::sigaddset(&raw mut signals, libc::SIGPIPE);
+            check(libc::posix_spawnattr_setsigdefault(&raw mut attributes, &raw const signals))?;
+            check(libc::posix_spawnattr_setflags(&raw mut attributes, SPAWN_FLAGS))?;
+            check(libc::posix_spawn_file_actions_addchdir_np(&raw mut actions, dir.as_ptr()))?;
+            for (wanted, fd) in (0..).zip(stdio) {
+                check(libc::posix_spawn_file_actions_adddup2(&raw mut actions, fd.as_raw_fd(), wanted))?;
             }
-        }
-        Ok(())
+            check(libc::posix_spawn_file_actions_addclosefrom_np(&raw mut actions, 3))?;
+            let (argv, envp) = (argv.as_ptr(), envp.as_ptr());
+            check(libc::posix_spawn(
+                &raw mut pid,
+                program.as_ptr(),
+                &raw const actions,
+                &raw const attributes,
+                argv,
+                envp,
+            ))
+        };
+        let spawned = spawn();
+        libc::posix_spawn_file_actions_destroy(&raw mut actions);
+        libc::posix_spawnattr_destroy(&raw mut attributes);
+        spawned?;
     }
+    Ok(pid)
 }
 
-/// Adds [`before_exec`] to a command of std.
-pub fn enter_before_exec(command: &mut std::process::Command, netns: Option<OwnedFd>, detach: bool) {
-    use std::os::unix::process::CommandExt;
-    // SAFETY: `before_exec` does nothing but async-signal-safe system calls.
-    unsafe { command.pre_exec(before_exec(netns, detach)) };
-}
+/// The flags of [`spawn_session`]; the crate has two of them wider than the function takes them.
+#[allow(clippy::cast_possible_truncation, reason = "all are below 256")]
+const SPAWN_FLAGS: libc::c_short =
+    libc::POSIX_SPAWN_SETSID | (libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK) as libc::c_short;
 
-/// Adds [`before_exec`] to a command of tokio.
+/// Makes a command of tokio enter `netns` before exec.
 pub fn enter_before_exec_async(command: &mut tokio::process::Command, netns: OwnedFd) {
-    // SAFETY: `before_exec` does nothing but async-signal-safe system calls.
-    unsafe { command.pre_exec(before_exec(Some(netns), false)) };
+    let enter = move || Ok(nix::sched::setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?);
+    // SAFETY: setns(2) is async-signal-safe; nothing is allocated and no lock taken.
+    unsafe { command.pre_exec(enter) };
 }

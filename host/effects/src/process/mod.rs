@@ -8,17 +8,19 @@
 //! not anybody waits. A process that another daemon started is watched too, but its status is its parent's secret.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use airlock_domain::vmm::{ProcessId, VmmExit};
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 use tokio::sync::watch;
 
 use crate::netns::{Netns, NetnsError};
@@ -128,7 +130,7 @@ fn children() -> MutexGuard<'static, BTreeMap<i32, ProcessHandle>> {
 #[derive(Debug)]
 pub struct HeldProcess {
     handle: ProcessHandle,
-    gate: ChildStdin,
+    gate: File,
 }
 
 impl HeldProcess {
@@ -151,14 +153,14 @@ const GATE: &str = r#"read -r _ && exec "$0" "$@" </dev/null"#;
 /// Starts a process and holds it. Its program is looked up before, so that a missing one is this call's error.
 pub async fn hold(spec: SpawnSpec<'_>) -> Result<HeldProcess, ProcessError> {
     let program = spec.program.clone();
+    let error = |source| ProcessError::Spawn { program: program.clone(), source };
     if find_program(&program).is_none() {
-        return Err(ProcessError::Spawn { program, source: io::ErrorKind::NotFound.into() });
+        return Err(error(io::Error::from_raw_os_error(libc::ENOENT)));
     }
-    let args = ["-c".into(), GATE.into(), program].into_iter().chain(spec.args).collect();
-    let (handle, gate) = start(SpawnSpec { program: "/bin/sh".into(), args, ..spec }, Stdio::piped()).await?;
-    let pid = handle.id.pid;
-    let gate = gate.ok_or_else(|| ProcessError::Release { pid, source: io::ErrorKind::BrokenPipe.into() })?;
-    Ok(HeldProcess { handle, gate })
+    let args = ["-c".into(), GATE.into(), program.clone()].into_iter().chain(spec.args).collect();
+    let (stdin, gate) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| error(errno.into()))?;
+    let handle = start(SpawnSpec { program: "/bin/sh".into(), args, ..spec }, || Ok(stdin)).await?;
+    Ok(HeldProcess { handle, gate: gate.into() })
 }
 
 /// The path of an executable program, by `PATH` and the directories of administrators' programs.
@@ -175,33 +177,40 @@ pub fn find_program(name: impl AsRef<Path>) -> Option<PathBuf> {
 
 /// Starts a process: own session, no inherited descriptors, inside the namespace. Must be called on a tokio runtime.
 pub async fn spawn(spec: SpawnSpec<'_>) -> Result<ProcessHandle, ProcessError> {
-    Ok(start(spec, Stdio::null()).await?.0)
+    start(spec, null).await
 }
 
-async fn start(spec: SpawnSpec<'_>, stdin: Stdio) -> Result<(ProcessHandle, Option<ChildStdin>), ProcessError> {
-    let program = spec.program.clone();
-    let mut command = Command::new(&spec.program);
-    command.args(&spec.args).current_dir(&spec.dir).env_clear().env("LC_ALL", "C");
-    command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into()));
-    command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null());
-    if let Some(path) = &spec.output {
-        let open = || -> io::Result<(File, File)> {
-            let file = OpenOptions::new().create(true).append(true).open(path)?;
-            Ok((file.try_clone()?, file))
-        };
-        let (out, err) =
-            open().map_err(|source| ProcessError::Output { program: program.clone(), path: path.clone(), source })?;
-        command.stdout(out).stderr(err);
-    }
-    let netns = spec.netns.map(Netns::open_fd).transpose();
-    let netns = netns.map_err(|source| ProcessError::Namespace { program: program.clone(), source })?;
-    sys::enter_before_exec(&mut command, netns, true);
-    // fork and exec block until the child has called exec.
-    let spawned =
-        tokio::task::spawn_blocking(move || command.spawn()).await.unwrap_or_else(|join| Err(io::Error::other(join)));
-    let mut child = spawned.map_err(|source| ProcessError::Spawn { program, source })?;
-    let gate = child.stdin.take();
-    let pid = child.id().cast_signed();
+fn null() -> io::Result<OwnedFd> {
+    Ok(OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
+}
+
+async fn start(
+    spec: SpawnSpec<'_>,
+    stdin: impl FnOnce() -> io::Result<OwnedFd>,
+) -> Result<ProcessHandle, ProcessError> {
+    let SpawnSpec { program, args, dir, output, netns } = spec;
+    let error = |source| ProcessError::Spawn { program: program.clone(), source };
+    let found = find_program(&program).ok_or_else(|| error(io::Error::from_raw_os_error(libc::ENOENT)))?;
+    let out = match output {
+        Some(path) => {
+            let opened = OpenOptions::new().create(true).append(true).open(&path);
+            opened.map_err(|source| ProcessError::Output { program: program.clone(), path, source })?.into()
+        }
+        None => null().map_err(error)?,
+    };
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+    let environment = [OsString::from_iter([OsStr::new("PATH="), &path]), "LC_ALL=C".into()];
+    let stdin = stdin().map_err(error)?;
+    let argv: Vec<OsString> = [program.clone()].into_iter().chain(args).collect();
+    let made = move || sys::spawn_session(&found, &argv, &environment, &dir, [&stdin, &out, &out]);
+    // The child has the namespace of the thread that starts it. That thread waits until the child has called exec.
+    let spawned = match netns {
+        Some(netns) => {
+            netns.call(made).await.map_err(|source| ProcessError::Namespace { program: program.clone(), source })?
+        }
+        None => tokio::task::spawn_blocking(made).await.unwrap_or_else(|join| Err(io::Error::other(join))),
+    };
+    let pid = spawned.map_err(error)?;
     // Nobody else reaps it, so neither the pid nor its start time can change before we have them.
     let watch = || -> io::Result<ProcessHandle> {
         let start_ticks = start_ticks(pid).ok_or(io::ErrorKind::NotFound)?;
@@ -212,14 +221,11 @@ async fn start(spec: SpawnSpec<'_>, stdin: Stdio) -> Result<(ProcessHandle, Opti
         children.insert(pid, handle.clone());
         Ok(handle)
     };
-    match watch() {
-        Ok(handle) => Ok((handle, gate)),
-        Err(source) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(ProcessError::Watch { pid, source })
-        }
-    }
+    watch().map_err(|source| {
+        let _ = nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let _ = waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED);
+        ProcessError::Watch { pid, source }
+    })
 }
 
 impl ProcessHandle {
