@@ -17,7 +17,7 @@ impl Store {
             .bind(hash)
             .bind(scopes.join(" "))
             .bind(token.created_ms)
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map(drop)
             .map_err(sql("record a token"))
@@ -47,7 +47,7 @@ impl Store {
         let done = sqlx::query("UPDATE tokens SET revoked_ms = $1 WHERE id = $2 AND revoked_ms IS NULL")
             .bind(now_ms)
             .bind(id)
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map_err(sql("revoke a token"))?;
         Ok(done.rows_affected() == 1)
@@ -87,7 +87,7 @@ impl Store {
         .bind(hash)
         .bind(session.to_string())
         .bind(now_ms)
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await
         .map_err(sql("use a ticket"))?;
         Ok(done.rows_affected() == 1)
@@ -115,7 +115,7 @@ impl Store {
             .bind(actor)
             .bind(action)
             .bind(subject)
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map(drop)
             .map_err(sql("write the audit log"))

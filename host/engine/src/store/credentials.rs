@@ -83,7 +83,7 @@ impl Store {
         let done = sqlx::query("DELETE FROM credentials WHERE user_id = $1 AND provider = $2")
             .bind(user_id)
             .bind(provider)
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map_err(sql("delete a credential"))?;
         Ok(done.rows_affected() == 1)

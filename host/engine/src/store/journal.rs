@@ -23,7 +23,7 @@ impl Store {
             .bind(now_ms)
             .bind(id.to_string())
             .bind(step.name())
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map(drop)
             .map_err(sql("journal an outcome"))
@@ -36,7 +36,7 @@ impl Store {
             .bind(error)
             .bind(id.to_string())
             .bind(step.name())
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map(drop)
             .map_err(sql("journal an undo"))

@@ -26,7 +26,7 @@ impl Store {
             .bind(expires_ms)
             .bind(id.to_string())
             .bind(generation)
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map_err(sql("renew a lease"))?;
         Ok(renewed.rows_affected() == 1)
@@ -40,7 +40,7 @@ impl Store {
         .bind(expires_ms)
         .bind(id.to_string())
         .bind(generation)
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await
         .map_err(sql("take a lease"))?;
         Ok((taken.rows_affected() == 1).then_some(generation + 1))
@@ -54,7 +54,7 @@ impl Store {
         )
         .bind(expires_ms)
         .bind(id.to_string())
-        .fetch_optional(&self.pool)
+        .fetch_optional(&self.writer)
         .await
         .map_err(sql("adopt a lease"))
     }
@@ -63,7 +63,7 @@ impl Store {
     pub async fn release_lease(&self, id: VmId) -> Result<bool, StoreError> {
         let released = sqlx::query("DELETE FROM leases WHERE vm_id = $1")
             .bind(id.to_string())
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map_err(sql("release a lease"))?;
         Ok(released.rows_affected() == 1)

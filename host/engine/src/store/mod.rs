@@ -1,5 +1,5 @@
-//! Everything durable, and all SQL. One SQLite database in WAL mode; writers take the lock at once (`BEGIN IMMEDIATE`), so two
-//! of them queue instead of failing in the middle. Every row carries its host.
+//! Everything durable, and all SQL. One SQLite database in WAL mode with one connection that writes: writers queue for it in
+//! order and are woken, where connections that compete for SQLite's lock sleep and poll. Every row carries its host.
 //!
 //! What happens to VMs outlives a killed daemon, but not a power cut, which no VM outlives either (`synchronous=NORMAL`).
 //! A credential does outlive it: its commit is synced (`synchronous=FULL`, which syncs everything written before it too).
@@ -88,7 +88,10 @@ impl From<UnknownName> for StoreError {
 /// The open store.
 #[derive(Debug, Clone)]
 pub struct Store {
+    /// Connections that read.
     pool: SqlitePool,
+    /// The connection that writes. Whoever has it must not wait for it again.
+    writer: SqlitePool,
     /// One connection whose commits survive a power cut.
     synced: SqlitePool,
     host: String,
@@ -107,13 +110,16 @@ impl Store {
         let open = |connections, synchronous| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
+                // It is a file: a connection does not go stale, and asking it first would cost as much as the question.
+                .test_before_acquire(false)
                 // A commit that failed on a full disk leaves its connection inside the transaction: let go of it.
                 .after_release(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
                 .connect_with(options.clone().synchronous(synchronous))
         };
         let pool = open(8, SqliteSynchronous::Normal).await.map_err(sql("open the database"))?;
+        let writer = open(1, SqliteSynchronous::Normal).await.map_err(sql("open the database"))?;
         let synced = open(1, SqliteSynchronous::Full).await.map_err(sql("open the database"))?;
-        let store = Self { pool, synced, host: host.to_owned() };
+        let store = Self { pool, writer, synced, host: host.to_owned() };
         store.migrate().await?;
         Ok(store)
     }
@@ -121,7 +127,7 @@ impl Store {
     /// Applies what is new in the schema, each step in a transaction of its own with the version it leads to.
     async fn migrate(&self) -> Result<(), StoreError> {
         let doing = "bring the schema up to date";
-        let mut connection = self.pool.acquire().await.map_err(sql(doing))?;
+        let mut connection = self.writer.acquire().await.map_err(sql(doing))?;
         let version: i64 =
             sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await.map_err(sql(doing))?;
         let known = i64::try_from(SCHEMA.len()).unwrap_or(i64::MAX);
@@ -143,11 +149,12 @@ impl Store {
     /// Closes every connection.
     pub async fn close(&self) {
         self.synced.close().await;
+        self.writer.close().await;
         self.pool.close().await;
     }
 
     async fn begin(&self, doing: &'static str) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(sql(doing))
+        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(sql(doing))
     }
 }
 

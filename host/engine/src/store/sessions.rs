@@ -270,7 +270,7 @@ impl Store {
         .bind(now.wall_ms)
         .bind(now.mono_ms)
         .bind(&self.host)
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await
         .map(drop)
         .map_err(sql("carry deadlines over to this boot"))
@@ -316,7 +316,7 @@ impl Store {
         .bind(deadline.wall_ms)
         .bind(deadline.mono_ms)
         .bind(id.to_string())
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await
         .map_err(sql("extend a session"))?;
         Ok(done.rows_affected() == 1)
@@ -338,7 +338,7 @@ impl Store {
                 .bind(to.is_terminal().then_some(now_ms))
                 .bind(id.to_string())
                 .bind(from.name())
-                .execute(&self.pool)
+                .execute(&self.writer)
                 .await
                 .map_err(sql("move a session"))?;
         Ok(done.rows_affected() == 1)

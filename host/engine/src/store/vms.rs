@@ -54,7 +54,7 @@ impl Store {
             .bind(failure.map(to_json).transpose()?)
             .bind((state == VmState::Destroyed).then_some(now_ms))
             .bind(id.to_string())
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map(drop)
             .map_err(sql("record a VM's state"))
@@ -67,7 +67,7 @@ impl Store {
             .bind(process.pid)
             .bind(ticks)
             .bind(id.to_string())
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map(drop)
             .map_err(sql("record a VM's process"))
@@ -79,7 +79,7 @@ impl Store {
             .bind(id.to_string())
             .bind(entry.stage.name())
             .bind(to_json(entry)?)
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map(drop)
             .map_err(sql("record a stage"))
