@@ -6,6 +6,7 @@
 mod bench;
 mod crash_matrix;
 mod deps;
+mod guests;
 mod run;
 mod sizes;
 
@@ -30,6 +31,8 @@ enum Task {
     Sizes(sizes::Args),
     /// Count what leaks when everything goes wrong at every step.
     CrashMatrix(crash_matrix::Args),
+    /// Boot every image and show which becomes reachable.
+    Guests(guests::Args),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -50,6 +53,7 @@ fn perform(task: &Task) -> Result<()> {
         Task::Deps => deps::check(),
         Task::Sizes(args) => sizes::report(args),
         Task::CrashMatrix(args) => crash_matrix::report(args),
+        Task::Guests(args) => guests::report(args),
         Task::Bench(bench) => bench::run(bench),
     }
 }

@@ -2,7 +2,7 @@
 
 mod boot;
 mod copy;
-mod http;
+pub(crate) mod http;
 mod netns;
 mod ours;
 mod overhead;
