@@ -84,9 +84,9 @@ pub fn report(args: &Args) -> Result<()> {
     for line in BufReader::new(child.stdout.take().context("read what the matrix prints")?).lines() {
         let line = line.context("read what the matrix prints")?;
         report.take(&line);
-        let shown = ["fake: ", "real: ", "skipped: "].iter().any(|prefix| line.contains(prefix));
-        if shown {
-            println!("{line}");
+        // The first line of a level follows the name of its test.
+        if let Some(at) = ["fake: ", "real: ", "skipped: "].iter().find_map(|prefix| line.find(prefix)) {
+            println!("{}", &line[at..]);
         }
     }
     let status = child.wait().with_context(|| format!("wait for {command:?}"))?;
