@@ -75,6 +75,9 @@ struct Cell {
     naming: Naming,
     ok: bool,
     reachable_ms: Option<u64>,
+    /// PID 1 to `route_set`.
+    #[serde(skip)]
+    network_ms: Option<u64>,
     /// Why not.
     #[serde(skip)]
     failure: Option<String>,
@@ -108,11 +111,15 @@ pub fn report(args: &Args) -> Result<()> {
             };
             report.empty += usize::from(built.is_err());
             let (image, owner) = (image.clone(), owner.clone());
-            let cell = match tried {
-                Ok(ms) => Cell { image, owner, naming, ok: true, reachable_ms: Some(ms), failure: None },
-                Err(error) => {
-                    Cell { image, owner, naming, ok: false, reachable_ms: None, failure: Some(format!("{error:#}")) }
-                }
+            let times = tried.as_ref().ok();
+            let cell = Cell {
+                image,
+                owner,
+                naming,
+                ok: times.is_some(),
+                reachable_ms: times.map(|times| times.reachable),
+                network_ms: times.map(|times| times.network),
+                failure: tried.as_ref().err().map(|error| format!("{error:#}")),
             };
             println!("{}", cell.line());
             report.cells.push(cell);
@@ -132,7 +139,9 @@ pub fn report(args: &Args) -> Result<()> {
 impl Cell {
     fn line(&self) -> String {
         let outcome = match (&self.reachable_ms, &self.failure) {
-            (Some(ms), _) => format!("reachable {ms:>6} ms"),
+            (Some(ms), _) => {
+                format!("reachable {ms:>6} ms, PID 1 to route_set {:>5} ms", self.network_ms.unwrap_or_default())
+            }
             (None, failure) => format!("FAILED {}", failure.as_deref().unwrap_or_default()),
         };
         format!("{:<18} {:<26} {:<12} {outcome}", self.image, self.owner, self.naming.name())
@@ -195,6 +204,7 @@ mod tests {
             naming: Naming::SecondNic,
             ok: true,
             reachable_ms: Some(4100),
+            network_ms: Some(90),
             failure: None,
         };
         let report = Report { cells: vec![cell], empty: 0 };

@@ -11,8 +11,11 @@ pub struct GuestConfig {
     pub build_id: String,
     /// Kernel release the modules belong to.
     pub kernel_release: String,
-    /// File names below [`crate::paths::INITRAMFS_MODULES`], in load order.
+    /// File names below [`crate::paths::INITRAMFS_MODULES`], in load order: those that the network needs.
     pub modules: Vec<String>,
+    /// The others, loaded when the network is up.
+    #[serde(default)]
+    pub later_modules: Vec<String>,
     /// Filesystem of the root device.
     pub root_fs: RootFs,
     /// Who is PID 1 after the root is mounted.

@@ -78,7 +78,7 @@ stages! {
     InitStarted = "init_started" by Init;
     /// The kernel command line was parsed.
     ConfigRead = "config_read" by Init;
-    /// All modules of the image are loaded.
+    /// The modules that the network needs are loaded; the others follow before the root is mounted.
     ModulesLoaded = "modules_loaded" by Init;
     /// The interface with our MAC exists.
     LinkFound = "link_found" by Init;

@@ -44,17 +44,25 @@ pub fn boot(kernel: &mut impl Kernel) -> Booted {
         Err(error) => report.failed(kernel, Stage::InitStarted, &error),
     }
     let Config { boot, keys, guest } = read_config(kernel, report);
-    load_modules(kernel, report, guest.as_ref());
+    let modules = guest.as_ref().map(|guest| guest.modules.as_slice());
+    if load_modules(kernel, report, Stage::ModulesLoaded, modules.unwrap_or_default())
+        && let Some(modules) = modules
+    {
+        report.reached(kernel, Stage::ModulesLoaded, &[("count", modules.len().to_string())]);
+    }
     let owner = guest.as_ref().map(|guest| guest.network_owner).unwrap_or_default();
     let link = boot.as_ref().and_then(|boot| find_link(kernel, report, boot, owner));
     if let (Some(boot), Some(link), NetworkOwner::Airlock) = (&boot, &link, owner) {
         bring_up_network(kernel, report, boot, &keys, link);
     }
+    // What the network does not need comes behind it: the root's file system, the control channel.
+    let later = guest.as_ref().map_or(&[][..], |guest| &guest.later_modules);
+    let complete = load_modules(kernel, report, Stage::RootMounted, later);
     let (Some(boot), Some(guest)) = (&boot, &guest) else {
         let root = hand_over(kernel, report, false);
         return Booted { guest, root };
     };
-    let mounted = mount_root(kernel, report, boot, &keys, guest);
+    let mounted = mount_root(kernel, report, boot, &keys, guest, complete);
     let root = match guest.handover {
         Handover::Init if mounted => to_init::hand_over_to_init(kernel, report, (boot, &keys), guest, link.as_ref()),
         _ => hand_over(kernel, report, mounted),
@@ -98,19 +106,17 @@ fn read_config(kernel: &mut impl Kernel, report: &mut Reporter) -> Config {
     config
 }
 
-/// Loads every module of the list, also after one failed: a missing filesystem must not cost the network.
-fn load_modules(kernel: &mut impl Kernel, report: &mut Reporter, guest: Option<&GuestConfig>) {
-    let modules = guest.map(|guest| guest.modules.as_slice()).unwrap_or_default();
-    let mut failed = false;
+/// Loads every module of the list, also after one failed: a missing one must not cost what does not need it. A failure is
+/// one of `stage`, by its cause. Returns whether all are loaded.
+fn load_modules(kernel: &mut impl Kernel, report: &mut Reporter, stage: Stage, modules: &[String]) -> bool {
+    let mut all = true;
     for file in modules {
         if let Err(error) = kernel.load_module(file) {
-            report.failed(kernel, Stage::ModulesLoaded, &error);
-            failed = true;
+            report.failed_because(kernel, stage, "modules_mismatch", &error);
+            all = false;
         }
     }
-    if guest.is_some() && !failed {
-        report.reached(kernel, Stage::ModulesLoaded, &[("count", modules.len().to_string())]);
-    }
+    all
 }
 
 /// The address on the command line, and the mask that the kernel's own code would take.
@@ -209,13 +215,14 @@ pub(crate) fn classful_prefix(addr: Ipv4Addr) -> u8 {
 }
 
 /// Root, overlay, identity. A VM whose identity could not be written still has its root. In a root that goes to its own init
-/// the identity is written later, when its links can be followed.
+/// the identity is written later, when its links can be followed. Whether the stage is `complete` without it, the modules say.
 fn mount_root(
     kernel: &mut impl Kernel,
     report: &mut Reporter,
     boot: &BootConfig,
     keys: &NetworkKeys,
     guest: &GuestConfig,
+    complete: bool,
 ) -> bool {
     if let Err(error) = kernel.mount_root(&boot.root, guest.root_fs) {
         report.failed(kernel, Stage::RootMounted, &error);
@@ -227,6 +234,7 @@ fn mount_root(
         Handover::Init => kernel.set_hostname(&identity),
     };
     match written {
+        Ok(()) if !complete => {}
         Ok(()) => {
             let facts = [("dev", boot.root.clone()), ("fs", guest.root_fs.name().to_owned())];
             report.reached(kernel, Stage::RootMounted, &facts);

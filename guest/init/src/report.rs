@@ -25,6 +25,14 @@ impl Reporter {
         self.failed_with(kernel, stage, error.errno().map(|errno| format!("{errno:?}")), chain(error));
     }
 
+    /// Reports that `stage` failed because of `error`, by its code in the fault catalogue.
+    pub fn failed_because(&mut self, kernel: &mut impl Kernel, stage: Stage, cause: &str, error: &KernelError) {
+        self.seq += 1;
+        let errno = error.errno().map(|errno| format!("{errno:?}"));
+        let report = StageReport::failed(self.seq, kernel.now_us(), stage, errno, chain(error));
+        kernel.emit(&report.with("cause", cause));
+    }
+
     /// Reports that `stage` failed, in words.
     pub fn failed_with(&mut self, kernel: &mut impl Kernel, stage: Stage, errno: Option<String>, detail: String) {
         self.seq += 1;

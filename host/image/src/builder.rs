@@ -27,6 +27,7 @@ use crate::registry::{GoldenImage, MANIFEST_FILE, Registry};
 use crate::reporter::Reporter;
 use crate::rootfs::{ROOTFS_FILE, RootfsEntry};
 use crate::state_dir::{StateDir, UNFINISHED, publish_directory, replace_file};
+use crate::strip;
 use crate::tool;
 use crate::tree::remove;
 
@@ -139,10 +140,16 @@ fn rootfs(
 }
 
 fn initramfs(loaded: &LoadedRecipe, kernel: &KernelEntry) -> Result<Vec<u8>, ImageError> {
-    let config = initramfs::guest_config(&loaded.recipe, kernel.release(), kernel.modules());
-    let modules = kernel.modules().iter().map(|name| Ok((name.clone(), kernel.read_module(name)?)));
-    let modules = modules.collect::<Result<Vec<_>, ImageError>>()?;
-    initramfs::assemble(&config, guest_programs(), &modules)
+    let strips = strip::is_allowed(&kernel.config()?);
+    let read = |name: &String| {
+        let module = kernel.read_module(name)?;
+        Ok((name.clone(), if strips { strip::strip(module) } else { module }))
+    };
+    let modules = kernel.modules().iter().map(read).collect::<Result<Vec<_>, ImageError>>()?;
+    let (first, later) = strip::network_first(modules);
+    let names = |modules: &[(String, Vec<u8>)]| modules.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let config = initramfs::guest_config(&loaded.recipe, kernel.release(), &names(&first), &names(&later));
+    initramfs::assemble(&config, guest_programs(), &[first, later].concat())
 }
 
 fn manifest(

@@ -14,11 +14,17 @@ const DIRECTORIES: &[&str] =
     &["/dev", "/proc", "/sys", "/run", "/newroot", "/airlock", INITRAMFS_BIN, INITRAMFS_MODULES];
 
 /// The guest configuration of a recipe.
-pub(crate) fn guest_config(recipe: &Recipe, kernel_release: &str, modules: &[String]) -> GuestConfig {
+pub(crate) fn guest_config(
+    recipe: &Recipe,
+    kernel_release: &str,
+    modules: &[String],
+    later_modules: &[String],
+) -> GuestConfig {
     GuestConfig {
         build_id: BUILD_ID.to_owned(),
         kernel_release: kernel_release.to_owned(),
         modules: modules.to_vec(),
+        later_modules: later_modules.to_vec(),
         root_fs: RootFs::Erofs,
         handover: recipe.handover,
         network_owner: recipe.network_owner,
@@ -68,7 +74,7 @@ mod tests {
     #[test]
     fn everything_is_where_init_looks_for_it() {
         let recipe = LoadedRecipe::load("base").unwrap().recipe;
-        let config = guest_config(&recipe, "6.1.0", &["virtio.ko".to_owned()]);
+        let config = guest_config(&recipe, "6.1.0", &["virtio.ko".to_owned()], &[]);
         let modules = [("virtio.ko".to_owned(), b"module".to_vec())];
         let bytes = assemble(&config, guest_programs(), &modules).unwrap();
         assert_eq!(bytes, assemble(&config, guest_programs(), &modules).unwrap());

@@ -24,6 +24,7 @@ pub mod registry;
 mod reporter;
 mod rootfs;
 mod state_dir;
+mod strip;
 mod tool;
 mod tree;
 

@@ -32,8 +32,17 @@ struct Daemon {
     state: tempfile::TempDir,
 }
 
-/// Boots `image`; milliseconds from the request to `reachable`, by the daemon's clock.
-pub fn boot(program: &Path, images: &Path, image: &str, config: &str) -> Result<u64> {
+/// How long a boot took, in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// From the request to `reachable`.
+    pub reachable: u64,
+    /// From PID 1 to `route_set`, by the guest's clock.
+    pub network: u64,
+}
+
+/// Boots `image` until it is ready.
+pub fn boot(program: &Path, images: &Path, image: &str, config: &str) -> Result<Times> {
     let daemon = Daemon::start(program, images, image, config)?;
     let request = StartRequest { user_id: "guests".into(), provider: PROVIDER.into() };
     let started: StartResponse = daemon.call("POST", "/api/auth/start", Some(&serde_json::to_string(&request)?))?;
@@ -46,16 +55,24 @@ pub fn boot(program: &Path, images: &Path, image: &str, config: &str) -> Result<
             bail!("{} at {stage}: {} ({why})", session.state, session.cause.unwrap_or_default());
         }
         let timeline: Timeline = daemon.call("GET", &format!("/api/vms/{}/timeline", session.vm_id), None)?;
-        let reached = |wanted| timeline.stages.iter().find(|stage| stage.stage == wanted && stage.ok);
-        if let (Some(reachable), Some(_)) = (reached(Stage::Reachable), reached(Stage::Ready)) {
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds of one boot")]
-            return Ok(reachable.at_ms.round() as u64);
+        if let Some(times) = times(&timeline) {
+            return Ok(times);
         }
         if start.elapsed() > Duration::from_secs(BOOT_DEADLINE_S + 20) {
             bail!("the daemon did not judge the boot by its deadline: {session:?}");
         }
         std::thread::sleep(ASK_EVERY);
     }
+}
+
+/// The times of a boot that is ready.
+fn times(timeline: &Timeline) -> Option<Times> {
+    let at = |wanted| timeline.stages.iter().find(|stage| stage.stage == wanted && stage.ok).map(|stage| stage.at_ms);
+    let (reachable, _) = (at(Stage::Reachable)?, at(Stage::Ready)?);
+    let network = at(Stage::RouteSet)? - at(Stage::InitStarted)?;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds of one boot")]
+    let whole = |ms: f64| ms.round() as u64;
+    Some(Times { reachable: whole(reachable), network: whole(network) })
 }
 
 impl Daemon {

@@ -15,6 +15,7 @@ fn config() -> GuestConfig {
         build_id: "b1".into(),
         kernel_release: "6.1".into(),
         modules: vec!["virtio.ko".into(), "virtio_net.ko".into()],
+        later_modules: vec!["erofs.ko".into()],
         root_fs: RootFs::Erofs,
         handover: Handover::Supervise,
         network_owner: NetworkOwner::Airlock,
@@ -53,7 +54,7 @@ fn a_good_boot_reports_every_stage_in_order() {
     let (kernel, booted) = booted(None);
     assert_eq!(stages(&kernel.reports), INIT_STAGES.map(|stage| (stage, true)).to_vec());
     assert!(kernel.reports.windows(2).all(|pair| pair[0].seq + 1 == pair[1].seq && pair[0].t_us <= pair[1].t_us));
-    assert_eq!(kernel.alive.modules, ["virtio.ko", "virtio_net.ko"]);
+    assert_eq!(kernel.alive.modules, ["virtio.ko", "virtio_net.ko", "erofs.ko"]);
     assert_eq!(kernel.alive.address, Some(("192.168.100.8".parse().unwrap(), 24)));
     assert_eq!(kernel.alive.identity.as_ref().map(|id| id.hostname.as_str()), Some("vm-8"));
     assert!(kernel.alive.switched && booted.root);
@@ -71,7 +72,7 @@ fn each_failing_verb_is_reported_and_costs_only_what_needs_it() {
         ("mount_early", Errno::EPERM, &[InitStarted], &[], true),
         ("cmdline", Errno::EIO, &[ConfigRead, HandedOver], &no_network_no_root, false),
         ("guest_config", Errno::ENOENT, &[ConfigRead, HandedOver], &[ModulesLoaded, RootMounted], false),
-        ("load_module", Errno::ENOEXEC, &[ModulesLoaded, ModulesLoaded], &[], true),
+        ("load_module", Errno::ENOEXEC, &[ModulesLoaded, ModulesLoaded, RootMounted], &[], true),
         ("find_link", Errno::ENODEV, &[LinkFound], &[LinkUp, AddressSet, RouteSet, GatewayReachable], true),
         ("set_link_up", Errno::ENETDOWN, &[LinkUp], &[], true),
         ("set_address", Errno::EPERM, &[AddressSet], &[], true),
@@ -111,7 +112,7 @@ fn a_bad_command_line_names_its_cause() {
         let report = kernel.reports.iter().find(|report| report.stage == Stage::ConfigRead).unwrap();
         assert!(!report.ok && report.detail.as_ref().unwrap().starts_with(cause), "{report:?}");
         // The modules are loaded all the same: the control channel needs them.
-        assert_eq!(kernel.alive.modules.len(), 2);
+        assert_eq!(kernel.alive.modules.len(), 3);
     }
 }
 
