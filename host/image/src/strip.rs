@@ -47,8 +47,11 @@ fn unsigned_len(module: &[u8]) -> Option<usize> {
     trailer.checked_sub(usize::try_from(len).ok()?)
 }
 
+/// File names of modules and their contents.
+pub(crate) type Modules = Vec<(String, Vec<u8>)>;
+
 /// The modules that the network needs, and those that can wait until it is up; each in the order given, which is a load order.
-pub(crate) fn network_first(modules: Vec<(String, Vec<u8>)>) -> (Vec<(String, Vec<u8>)>, Vec<(String, Vec<u8>)>) {
+pub(crate) fn network_first(modules: Modules) -> (Modules, Modules) {
     const NETWORK: [&str; 3] = ["virtio_net", "virtio_pci", "virtio_mmio"];
     let mut needed: Vec<String> = NETWORK.map(str::to_owned).into();
     let mut next = 0;

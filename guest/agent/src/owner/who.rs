@@ -28,10 +28,10 @@ pub fn changed(changes: &[Change], index: usize) -> String {
     let own = std::process::id();
     let theirs = || changes.iter().rev().filter(|change| change.index == index && change.port != own);
     let asked = theirs().map(|change| change.port).filter(|port| *port != 0);
-    if let Some(manager) = asked.clone().find_map(|pid| manager_of(pid)) {
+    if let Some(manager) = asked.clone().find_map(manager_of) {
         return manager.to_owned();
     }
-    if let Some(name) = asked.clone().find_map(|pid| comm(pid)) {
+    if let Some(name) = asked.clone().find_map(comm) {
         return name;
     }
     let running = running();
