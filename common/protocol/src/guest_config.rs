@@ -110,6 +110,8 @@ pub enum NetworkOwner {
     CloudInit,
     /// netplan.
     Netplan,
+    /// A script of the image that reads `ip=` itself.
+    Script,
     /// The kernel itself (`CONFIG_IP_PNP`).
     Kernel,
 }
@@ -125,6 +127,7 @@ impl NetworkOwner {
             Self::Ifupdown => "ifupdown",
             Self::CloudInit => "cloud-init",
             Self::Netplan => "netplan",
+            Self::Script => "script",
             Self::Kernel => "kernel",
         }
     }
@@ -189,7 +192,8 @@ mod tests {
     #[test]
     fn owners_have_the_names_of_the_documentation() {
         use NetworkOwner::*;
-        for owner in [Airlock, SystemdNetworkdGenerator, SystemdNetworkd, Dhcpcd, Ifupdown, CloudInit, Netplan, Kernel]
+        for owner in
+            [Airlock, SystemdNetworkdGenerator, SystemdNetworkd, Dhcpcd, Ifupdown, CloudInit, Netplan, Script, Kernel]
         {
             assert_eq!(serde_json::to_string(&owner).unwrap(), format!("\"{}\"", owner.name()));
         }

@@ -141,3 +141,32 @@ async fn ifupdown_owns_the_interface() {
     need_vms!();
     Guest::boot("net-ifupdown", "").await.assert_owned_by_the_image();
 }
+
+#[tokio::test]
+async fn a_script_of_the_image_owns_the_interface_and_its_markers_are_on_the_console() {
+    need_vms!();
+    let guest = Guest::boot("seed", "").await;
+    guest.assert_owned_by_the_image();
+    let mut rest = guest.console.as_str();
+    for marker in [
+        "=== Network Setup Script Started at",
+        "Found kernel IP parameter: ip=",
+        "Device eth0 found after",
+        "Device eth0 is UP",
+        "IP address assigned",
+        "Default route added",
+    ] {
+        let (_, after) =
+            rest.split_once(marker).unwrap_or_else(|| panic!("no {marker:?} in its place:\n{}", guest.console));
+        rest = after;
+    }
+}
+
+/// Its health does not depend on what it says.
+#[tokio::test]
+async fn a_script_that_says_nothing_on_the_console_is_healthy_all_the_same() {
+    need_vms!();
+    let guest = Guest::boot("seed-quiet", "").await;
+    guest.assert_owned_by_the_image();
+    assert!(!guest.console.contains("Network Setup Script Started"), "{}", guest.console);
+}

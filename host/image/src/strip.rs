@@ -102,7 +102,7 @@ mod tests {
         elf[40] = 64;
         elf[58] = 64;
         let mut section = vec![0; 64];
-        (section[24], section[32]) = (128, 24);
+        (section[24], section[32]) = (128, 23);
         elf.extend(section);
         elf.extend_from_slice(b"\0.text\0.BTF_ids\0.BTF\0\0\0");
         let stripped = strip(elf.clone());

@@ -25,7 +25,7 @@ pub fn files(
 ) -> Vec<Placed> {
     let Some(lease) = Lease::of(boot, keys) else { return Vec::new() };
     match owner {
-        NetworkOwner::Airlock | NetworkOwner::Kernel => Vec::new(),
+        NetworkOwner::Airlock | NetworkOwner::Script | NetworkOwner::Kernel => Vec::new(),
         NetworkOwner::SystemdNetworkdGenerator => {
             let generator = "systemd-network-generator.service";
             [enabled(facts, generator, "sysinit.target"), networkd_enabled(facts)].concat()

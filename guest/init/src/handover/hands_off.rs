@@ -47,7 +47,7 @@ impl Manager {
     fn serves(self, owner: NetworkOwner) -> bool {
         use NetworkOwner as Owner;
         match owner {
-            Owner::Airlock | Owner::Kernel => false,
+            Owner::Airlock | Owner::Script | Owner::Kernel => false,
             Owner::SystemdNetworkd | Owner::SystemdNetworkdGenerator => self == Self::Networkd,
             Owner::Netplan => matches!(self, Self::Networkd | Self::NetworkManager),
             Owner::Dhcpcd => self == Self::Dhcpcd,
