@@ -35,19 +35,23 @@ pub fn files(
             [vec![file], networkd_enabled(facts)].concat()
         }
         NetworkOwner::Netplan => {
-            let file = Placed::text("/run/netplan/90-airlock.yaml", lease.netplan(interface, "network:\n", "  "));
+            let route = lease.gateway.map(|via| format!("routes: [{{to: \"0.0.0.0/0\", via: \"{via}\"}}]"));
+            let text = lease.netplan(interface, "network:\n", "  ", route);
+            let file = Placed::text("/run/netplan/90-airlock.yaml", text);
             [vec![file], networkd_enabled(facts)].concat()
         }
         NetworkOwner::CloudInit => {
             let seed = "/var/lib/cloud/seed/nocloud";
             let host = boot.ip.hostname.as_deref().unwrap_or("airlock");
+            // Routes would become calls of route(8), which a small image lacks; this becomes ifupdown's own word.
+            let gateway = lease.gateway.map(|via| format!("gateway4: \"{via}\""));
             vec![
                 Placed::text(
                     format!("{seed}/meta-data"),
                     format!("instance-id: {}\nlocal-hostname: {host}\n", boot.vm_id),
                 ),
                 Placed::text(format!("{seed}/user-data"), "#cloud-config\n{}\n"),
-                Placed::text(format!("{seed}/network-config"), lease.netplan(interface, "", "")),
+                Placed::text(format!("{seed}/network-config"), lease.netplan(interface, "", "", gateway)),
             ]
         }
         NetworkOwner::Dhcpcd => {
@@ -99,8 +103,8 @@ impl Lease {
         text + &optional("Domains=", joined(&self.search, " "), "\n")
     }
 
-    /// Version 2 of the network configuration, which cloud-init and netplan share.
-    fn netplan(&self, interface: &Interface, head: &str, indent: &str) -> String {
+    /// Version 2 of the network configuration, which cloud-init and netplan share but for the way of saying the default route.
+    fn netplan(&self, interface: &Interface, head: &str, indent: &str, gateway: Option<String>) -> String {
         let Interface { dev, mac } = interface;
         let mut lines = vec![
             "version: 2".to_owned(),
@@ -110,7 +114,7 @@ impl Lease {
             format!("    addresses: [\"{}\"]", self.cidr()),
         ];
         lines.extend(self.mtu.map(|mtu| format!("    mtu: {mtu}")));
-        lines.extend(self.gateway.map(|gateway| format!("    routes: [{{to: \"0.0.0.0/0\", via: \"{gateway}\"}}]")));
+        lines.extend(gateway.map(|gateway| format!("    {gateway}")));
         let quoted = |list: &[String]| list.iter().map(|item| format!("\"{item}\"")).collect::<Vec<_>>().join(", ");
         let (servers, search) = (quoted(&self.servers), quoted(&self.search));
         if !servers.is_empty() || !search.is_empty() {
