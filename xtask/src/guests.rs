@@ -56,6 +56,11 @@ impl Naming {
         }
     }
 
+    /// A script of an image knows `eth0` and nothing else: behind another NIC it configures that one.
+    fn concerns(self, owner: &str) -> bool {
+        self != Self::SecondNic || owner != "script"
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Eth0 => "eth0",
@@ -64,9 +69,6 @@ impl Naming {
         }
     }
 }
-
-/// The images that are booted with every naming; the others with the kernel's.
-const EVERY_NAMING: [&str; 2] = ["base", "debian-systemd"];
 
 #[derive(Debug, Serialize)]
 struct Cell {
@@ -102,7 +104,7 @@ pub fn report(args: &Args) -> Result<()> {
     for (image, owner) in recipes(&root.join("images"), &args.only)? {
         let built = build(&program, &state_dir, &image);
         for naming in Naming::ALL {
-            if naming != Naming::Eth0 && !EVERY_NAMING.contains(&image.as_str()) {
+            if !naming.concerns(&owner) {
                 continue;
             }
             let tried = match &built {
@@ -192,7 +194,8 @@ mod tests {
         let owner = |name: &str| all.iter().find(|(image, _)| image == name).map(|(_, owner)| owner.as_str());
         assert_eq!(owner("base"), Some("airlock"));
         assert_eq!(owner("net-generator"), Some("systemd-networkd-generator"));
-        assert!(EVERY_NAMING.iter().all(|name| owner(name).is_some()));
+        assert_eq!(owner("seed"), Some("script"));
+        assert!(Naming::ALL.iter().all(|naming| naming.concerns("airlock")));
         assert!(recipes(&run::workspace_root().join("images"), &["bsae".to_owned()]).is_err());
     }
 

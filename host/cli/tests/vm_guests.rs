@@ -20,6 +20,7 @@ const OF_NETWORK: [&str; 4] = ["link_up", "address_set", "route_set", "gateway_r
 /// A machine of an image, awaited until it is ready.
 struct Guest {
     daemon: Daemon,
+    vm: String,
     addr: Ipv4Addr,
     /// Stages with their times, as they happened.
     stages: Vec<(String, f64)>,
@@ -44,7 +45,7 @@ impl Guest {
         let console = daemon.at.vms_dir().join(format!("vm-{vm}/console.log"));
         let console = std::fs::read_to_string(console).unwrap();
         let addr = text(&started, "browserIP").parse().unwrap();
-        Self { daemon, addr, stages, console }
+        Self { daemon, vm, addr, stages, console }
     }
 
     /// Who became PID 1, and how the agent lives beside it, as init said.
@@ -70,17 +71,22 @@ impl Guest {
 
     /// What the image's own application serves; it starts beside the agent, so it may be a moment later.
     async fn page(&self, path: &str) -> String {
-        let url = format!("http://{}:8000{path}", self.addr);
-        let namespace = self.daemon.at.namespace.as_str();
-        let fetch = ["net", "exec", "--namespace", namespace, "--", "curl", "--silent", "--fail", url.as_str()];
         for _ in 0..100 {
-            let out = self.daemon.cli(&fetch);
-            if out.status.success() {
-                return String::from_utf8(out.stdout).unwrap();
+            if let Some(page) = self.try_get(8000, path) {
+                return page;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("nothing at {url}:\n{}", self.console);
+        panic!("nothing at {path}:\n{}", self.console);
+    }
+
+    /// One request over the guest's network.
+    fn try_get(&self, port: u16, path: &str) -> Option<String> {
+        let url = format!("http://{}:{port}{path}", self.addr);
+        let namespace = self.daemon.at.namespace.as_str();
+        let curl = ["curl", "--silent", "--fail", "--max-time", "2", url.as_str()];
+        let out = self.daemon.cli(&[&["net", "exec", "--namespace", namespace, "--"][..], &curl].concat());
+        out.status.success().then(|| String::from_utf8(out.stdout).unwrap())
     }
 }
 
@@ -169,4 +175,41 @@ async fn a_script_that_says_nothing_on_the_console_is_healthy_all_the_same() {
     let guest = Guest::boot("seed-quiet", "").await;
     guest.assert_owned_by_the_image();
     assert!(!guest.console.contains("Network Setup Script Started"), "{}", guest.console);
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_put_back_and_the_timeline_says_so() {
+    need_vms!();
+    let guest = Guest::boot("thief", "").await;
+    let vm = guest.vm.as_str();
+    let noted = async {
+        loop {
+            let timeline = guest.daemon.stages(vm).await;
+            let set = timeline.iter().find(|entry| entry["stage"] == "address_set").unwrap();
+            if let Some(detail) = set["detail"].as_str() {
+                return detail.to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let detail = tokio::time::timeout(Duration::from_secs(60), noted).await.unwrap();
+    assert!(detail.ends_with("put back"), "{detail}");
+    // In the end the leased address is there and nothing else.
+    let leased = serde_json::json!([format!("{}/24", guest.addr)]);
+    let console = guest.daemon.at.vms_dir().join(format!("vm-{vm}/console.log"));
+    let settled = async {
+        loop {
+            let health = guest.try_get(8080, "/health").and_then(|text| serde_json::from_str(&text).ok());
+            let health: Value = health.unwrap_or_default();
+            let addresses = health["addresses"].as_array().cloned().unwrap_or_default();
+            let addresses = Value::from_iter(addresses.into_iter().map(|address| address["addr"].clone()));
+            let said = std::fs::read_to_string(&console).unwrap();
+            if said.contains("thief: done") && addresses == leased {
+                return said;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let said = tokio::time::timeout(Duration::from_secs(60), settled).await.unwrap();
+    assert!(said.contains("address_owner_conflict"), "{said}");
 }

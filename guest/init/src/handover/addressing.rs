@@ -1,7 +1,7 @@
 //! The lease in the words of the manager that owns the interface, when that is not airlock-init.
 //!
 //! The address is the same as ever, that of `ip=`: none of these asks a server. Names are written where the manager has no
-//! other way; wherever it can, it matches by MAC.
+//! other way, and the interface then keeps its name; wherever it can, the manager matches by MAC.
 
 use std::net::Ipv4Addr;
 
@@ -24,6 +24,29 @@ pub fn files(
     interface: &Interface,
 ) -> Vec<Placed> {
     let Some(lease) = Lease::of(boot, keys) else { return Vec::new() };
+    let mut placed = in_the_words_of(facts, owner, boot, &lease, interface);
+    if knows_it_by_name(owner) {
+        // Before udev gives it another name (systemd.link(5)).
+        let Interface { dev, mac } = interface;
+        let link = format!("[Match]\nMACAddress={mac}\n\n[Link]\nName={dev}\n");
+        placed.push(Placed::text("/run/systemd/network/00-airlock.link", link));
+    }
+    placed
+}
+
+/// Whether `owner` finds the interface by its name only, which must stay what it was then.
+const fn knows_it_by_name(owner: NetworkOwner) -> bool {
+    use NetworkOwner as Owner;
+    matches!(owner, Owner::Dhcpcd | Owner::Ifupdown | Owner::CloudInit | Owner::Script)
+}
+
+fn in_the_words_of(
+    facts: &RootFacts,
+    owner: NetworkOwner,
+    boot: &BootConfig,
+    lease: &Lease,
+    interface: &Interface,
+) -> Vec<Placed> {
     match owner {
         NetworkOwner::Airlock | NetworkOwner::Script | NetworkOwner::Kernel => Vec::new(),
         NetworkOwner::SystemdNetworkdGenerator => {

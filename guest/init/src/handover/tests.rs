@@ -293,7 +293,14 @@ fn each_owner_gets_the_lease_in_its_own_words() {
     let indented: String = routed.lines().map(|line| format!("  {line}\n")).collect();
     assert_eq!(written(Netplan, "/run/netplan/90-airlock.yaml", ""), format!("network:\n  version: 2\n{indented}"));
     let (boot, keys) = config("");
-    for owner in [Airlock, Script, Kernel] {
+    let kept = Placed::text(
+        "/run/systemd/network/00-airlock.link",
+        "[Match]\nMACAddress=06:00:c0:a8:64:08\n\n[Link]\nName=eth0\n",
+    );
+    for owner in [Dhcpcd, Ifupdown, CloudInit, Script] {
+        assert!(addressing::files(&facts(&ALL_MANAGERS), owner, (&boot, &keys), &interface()).contains(&kept));
+    }
+    for owner in [Airlock, Kernel] {
         assert_eq!(addressing::files(&facts(&ALL_MANAGERS), owner, (&boot, &keys), &interface()), vec![]);
     }
 }
