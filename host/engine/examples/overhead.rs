@@ -79,10 +79,10 @@ fn main() -> Result<()> {
     tracing::subscriber::set_global_default(steps.clone())?;
     // As the daemon has it.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let samples = runtime.block_on(run(&plan, steps))?;
-    println!("{}", serde_json::to_string(&samples)?);
-    // The thread that reads stdin cannot be ended.
+    let measured = runtime.block_on(run(&plan, steps));
+    // The thread that reads stdin cannot be ended, and must not be waited for.
     runtime.shutdown_background();
+    println!("{}", serde_json::to_string(&measured?)?);
     Ok(())
 }
 

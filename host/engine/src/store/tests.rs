@@ -209,6 +209,16 @@ async fn everything_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn no_open_vm_is_left_out_however_many_live() {
+    let (store, _dir) = store().await;
+    let room = Room { subnet: "10.0.0.1/23".parse().unwrap(), ..room(0) };
+    for _ in 0..201 {
+        assert!(matches!(store.accept(&new_session(None), &room).await.unwrap(), Accepted::Begun(_)));
+    }
+    assert_eq!(store.open_vms().await.unwrap().len(), 201);
+}
+
+#[tokio::test]
 async fn a_terminal_session_is_immutable() {
     let (store, _dir) = store().await;
     let session = begin(&store).await;

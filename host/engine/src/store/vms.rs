@@ -36,9 +36,14 @@ impl Store {
         rows.iter().map(read_vm).collect()
     }
 
-    /// VMs of this host that something may be left of.
+    /// VMs of this host that something may be left of, all of them.
     pub async fn open_vms(&self) -> Result<Vec<VmRecord>, StoreError> {
-        Ok(self.vms().await?.into_iter().filter(|vm| vm.ended_ms.is_none()).collect())
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{SELECT} WHERE v.host = $1 AND v.ended_ms IS NULL")))
+            .bind(&self.host)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(sql("list open VMs"))?;
+        rows.iter().map(read_vm).collect()
     }
 
     /// Writes where a VM stands. `Destroyed` ends it.
