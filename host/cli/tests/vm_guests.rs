@@ -192,24 +192,26 @@ async fn an_address_that_is_taken_is_put_back_and_the_timeline_says_so() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let detail = tokio::time::timeout(Duration::from_secs(60), noted).await.unwrap();
+    let console = guest.daemon.at.vms_dir().join(format!("vm-{vm}/console.log"));
+    let said = || std::fs::read_to_string(&console).unwrap();
+    let Ok(detail) = tokio::time::timeout(Duration::from_secs(60), noted).await else {
+        panic!("no conflict in the timeline:\n{}", said());
+    };
     assert!(detail.ends_with("put back"), "{detail}");
     // In the end the leased address is there and nothing else.
     let leased = serde_json::json!([format!("{}/24", guest.addr)]);
-    let console = guest.daemon.at.vms_dir().join(format!("vm-{vm}/console.log"));
     let settled = async {
         loop {
             let health = guest.try_get(8080, "/health").and_then(|text| serde_json::from_str(&text).ok());
             let health: Value = health.unwrap_or_default();
             let addresses = health["addresses"].as_array().cloned().unwrap_or_default();
             let addresses = Value::from_iter(addresses.into_iter().map(|address| address["addr"].clone()));
-            let said = std::fs::read_to_string(&console).unwrap();
-            if said.contains("thief: done") && addresses == leased {
-                return said;
+            if said().contains("thief: done") && addresses == leased {
+                return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let said = tokio::time::timeout(Duration::from_secs(60), settled).await.unwrap();
-    assert!(said.contains("address_owner_conflict"), "{said}");
+    assert!(tokio::time::timeout(Duration::from_secs(60), settled).await.is_ok(), "{}", said());
+    assert!(said().contains("address_owner_conflict"), "{}", said());
 }
