@@ -75,7 +75,9 @@ impl Store {
         let doing = "read what is recorded";
         // One snapshot for both tables.
         let mut tx = self.pool.begin().await.map_err(sql(doing))?;
-        let open = format!("{ROWS} AND (v.ended_ms IS NULL OR v.id IN (SELECT vm_id FROM leases WHERE host = $1)) ORDER BY v.created_ms, v.id");
+        let open = format!(
+            "{ROWS} AND (v.ended_ms IS NULL OR v.id IN (SELECT vm_id FROM leases WHERE host = $1)) ORDER BY v.created_ms, v.id"
+        );
         let found =
             sqlx::query(sqlx::AssertSqlSafe(open)).bind(&self.host).fetch_all(&mut *tx).await.map_err(sql(doing))?;
         let mut rows: Vec<VmRow> = found.iter().map(read_row).collect::<Result<_, _>>()?;
