@@ -1,5 +1,7 @@
 //! Real VMs and the end of the daemon: killed, restarted, upgraded; a clock that jumps; more starts than there is room.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::BTreeSet;
