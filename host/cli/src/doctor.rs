@@ -40,6 +40,7 @@ async fn leftovers(global: &Global) -> Option<Fact> {
     let leaked: Vec<_> = found.leaked.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let left_alone = match found.foreign.len() {
         0 => String::new(),
+        1 => "; one thing that is not proved to be Airlock's is left alone".to_owned(),
         count => format!("; {count} things that are not proved to be Airlock's are left alone"),
     };
     let (detail, remedy) = if leaked.is_empty() {

@@ -162,7 +162,8 @@ fn show(detail: &EvidenceDetail) {
     detail.stages.iter().for_each(|stage| line(stage_line(stage)));
     if !detail.console_end.is_empty() {
         line("the console's last lines:");
-        detail.console_end.iter().for_each(|text| line(format!("  {}", printable(text))));
+        let texts = detail.console_end.iter().filter(|text| !text.trim().is_empty());
+        texts.for_each(|text| line(format!("  {}", printable(text))));
     }
     for file in &detail.files {
         line(file_line(file));
