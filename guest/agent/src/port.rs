@@ -5,8 +5,21 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+
+/// [`find`], again until the port is there or the time is over. Nothing announces a port here: there is no udev.
+pub fn await_port(sys: &Path, dev: &Path, name: &str, within: Duration) -> io::Result<Option<PathBuf>> {
+    const LOOK_EVERY: Duration = Duration::from_millis(10);
+    let start = Instant::now();
+    loop {
+        match find(sys, dev, name)? {
+            None if start.elapsed() < within => std::thread::sleep(LOOK_EVERY),
+            found => return Ok(found),
+        }
+    }
+}
 
 /// The device node of the port called `name`; made if the kernel's devtmpfs lacks it. `None` when there is no such port.
 pub fn find(sys: &Path, dev: &Path, name: &str) -> io::Result<Option<PathBuf>> {
@@ -54,9 +67,16 @@ mod tests {
         fs::write(dir.join("dev/vport2p1"), "").unwrap();
         let find = |name| find(&dir.join("sys"), &dir.join("dev"), name).unwrap();
         let (ours, other) = (find("airlock.agent.0"), find("nobody"));
+        let later = std::thread::spawn({
+            let (sys, dev) = (dir.join("later"), dir.join("dev"));
+            move || super::await_port(&sys, &dev, "airlock.agent.0", Duration::from_secs(10)).unwrap()
+        });
+        fs::rename(dir.join("sys"), dir.join("later")).unwrap();
+        let later = later.join().unwrap();
         let no_sys = super::find(&dir.join("nothing"), &dir, "x").unwrap();
         fs::remove_dir_all(&dir).unwrap();
         assert_eq!(ours, Some(dir.join("dev/vport2p1")));
+        assert_eq!(later, ours);
         assert_eq!((other, no_sys), (None, None));
     }
 }

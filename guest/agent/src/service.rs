@@ -35,6 +35,9 @@ use crate::{BUILD_ID, clock, display, health, port, spawn, start_page};
 /// Longest URL that the shim may hand over, in bytes.
 const MAX_URL: u64 = 16 * 1024;
 
+/// How long the driver may take to show the port of the control channel: it asks the host for its name.
+const PORT_WITHIN: Duration = Duration::from_secs(10);
+
 /// Runs the service until the machine ends.
 pub fn main() -> ExitCode {
     match run() {
@@ -152,7 +155,7 @@ impl Agent {
 
     fn serve(self) -> io::Result<std::convert::Infallible> {
         let sys = Path::new("/sys/class/virtio-ports");
-        let Some(node) = port::find(sys, Path::new("/dev"), CONTROL_PORT_NAME)? else {
+        let Some(node) = port::await_port(sys, Path::new("/dev"), CONTROL_PORT_NAME, PORT_WITHIN)? else {
             eprintln!("airlock-agent: there is no port {CONTROL_PORT_NAME}");
             // The health answer still serves; nothing else can ask anything of us.
             loop {

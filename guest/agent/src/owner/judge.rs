@@ -10,8 +10,9 @@ use super::interface::Observed;
 const GRACE: Duration = Duration::from_secs(2);
 /// How long another address may stand in the place of ours before the boot has failed.
 const MISMATCH_AFTER: Duration = Duration::from_secs(20);
-/// Who takes the address more often than this within [`RESTORE_WINDOW`] is not answered any more.
-const RESTORE_AT_MOST: usize = 5;
+/// Who takes the address more often than this within [`RESTORE_WINDOW`] is not answered any more. Tools that flush an interface
+/// go on until nothing is left, ten times at most.
+const RESTORE_AT_MOST: usize = 20;
 const RESTORE_WINDOW: Duration = Duration::from_secs(10);
 
 /// What is wrong.

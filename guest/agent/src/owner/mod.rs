@@ -62,6 +62,7 @@ pub fn watch(
     let mut judge = Judge::new(lease.clone(), owner == NetworkOwner::Airlock);
     let mut changes: Vec<Change> = Vec::new();
     loop {
+        let mut again = false;
         let observed = Observed::now(boot);
         if owner != NetworkOwner::Airlock {
             report_stages(&observed, &lease, timeline);
@@ -73,13 +74,17 @@ pub fn watch(
             Verdict::Mismatch { has } => timeline.note(mismatch(&lease, &has)),
             Verdict::Conflict(conflict) => {
                 let who = who::changed(&changes, observed.index);
-                let report = settle(&conflict, &who, &observed, &lease, on_conflict, &mut judge, now);
-                timeline.note(report);
-                changes.clear();
+                match settle(&conflict, &who, &observed, &lease, on_conflict, &mut judge, now) {
+                    Some(report) => {
+                        timeline.note(report);
+                        changes.clear();
+                    }
+                    None => again = true,
+                }
             }
         }
         let awaits_gateway = owner != NetworkOwner::Airlock && !timeline.has(Stage::GatewayReachable);
-        let pause = (awaits_gateway || judge.is_unsettled()).then_some(LOOK_EVERY);
+        let pause = (again || awaits_gateway || judge.is_unsettled()).then_some(LOOK_EVERY);
         changes.extend(netlink.wait(pause)?);
     }
 }
@@ -113,7 +118,8 @@ fn report_stages(observed: &Observed, lease: &Lease, timeline: &Timeline) {
     }
 }
 
-/// Does what the image wants of a conflict and says so.
+/// Does what the image wants of a conflict and says so. Nothing is said while it cannot be put back because it is still being
+/// taken; whoever does not stop is told of in the end.
 fn settle(
     conflict: &Conflict,
     who: &str,
@@ -122,23 +128,23 @@ fn settle(
     on_conflict: OnConflict,
     judge: &mut Judge,
     now: Instant,
-) -> StageReport {
+) -> Option<StageReport> {
     let what = format!("{who} {}", conflict.words(&observed.name, lease));
     let report = |ok, errno: Option<String>, detail: String| {
         let report = match ok {
             true => StageReport { detail: Some(detail), ..StageReport::reached(0, 0, Stage::AddressSet) },
             false => StageReport::failed(0, 0, Stage::AddressSet, errno, detail),
         };
-        report.with("cause", "address_owner_conflict").with("who", who).with("dev", observed.name.as_str())
+        Some(report.with("cause", "address_owner_conflict").with("who", who).with("dev", observed.name.as_str()))
     };
     if on_conflict == OnConflict::Fail {
         return report(false, None, what);
     }
-    if !judge.may_restore(now) {
-        return report(false, None, format!("{what}, again and again"));
-    }
+    let may_restore = judge.may_restore(now);
     match netlink::restore(observed, lease) {
-        Ok(()) => report(true, None, format!("{what}; put back")),
+        Ok(()) if may_restore => report(true, None, format!("{what}; put back")),
+        Ok(()) => report(false, None, format!("{what}, again and again")),
+        Err(_) if may_restore => None,
         Err(errno) => report(false, Some(format!("{errno:?}")), format!("{what}; put it back")),
     }
 }
