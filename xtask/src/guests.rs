@@ -56,11 +56,6 @@ impl Naming {
         }
     }
 
-    /// A script of an image knows `eth0` and nothing else: behind another NIC it configures that one.
-    fn concerns(self, owner: &str) -> bool {
-        self != Self::SecondNic || owner != "script"
-    }
-
     fn name(self) -> &'static str {
         match self {
             Self::Eth0 => "eth0",
@@ -104,9 +99,6 @@ pub fn report(args: &Args) -> Result<()> {
     for (image, owner) in recipes(&root.join("images"), &args.only)? {
         let built = build(&program, &state_dir, &image);
         for naming in Naming::ALL {
-            if !naming.concerns(&owner) {
-                continue;
-            }
             let tried = match &built {
                 Ok(()) => cell::boot(&program, &state_dir, &image, naming.config()),
                 Err(error) => Err(anyhow::anyhow!("{error:#}")),
@@ -195,7 +187,6 @@ mod tests {
         assert_eq!(owner("base"), Some("airlock"));
         assert_eq!(owner("net-generator"), Some("systemd-networkd-generator"));
         assert_eq!(owner("seed"), Some("script"));
-        assert!(Naming::ALL.iter().all(|naming| naming.concerns("airlock")));
         assert!(recipes(&run::workspace_root().join("images"), &["bsae".to_owned()]).is_err());
     }
 

@@ -132,6 +132,11 @@ impl NetworkOwner {
         }
     }
 
+    /// Whether it reads `ip=` in the running guest, and finds the interface by the name that stands there.
+    pub const fn reads_ip(self) -> bool {
+        matches!(self, Self::Script | Self::SystemdNetworkdGenerator)
+    }
+
     /// Whether this is what is meant when nothing is said.
     pub fn is_default(&self) -> bool {
         *self == Self::default()

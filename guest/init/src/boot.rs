@@ -132,7 +132,9 @@ fn find_link(kernel: &mut impl Kernel, report: &mut Reporter, boot: &BootConfig,
         report.failed_with(kernel, Stage::AddressSet, Some("EOPNOTSUPP".to_owned()), detail);
         return None;
     }
-    match kernel.find_link(&wanted_link(boot)) {
+    let found = kernel.find_link(&wanted_link(boot));
+    let found = found.and_then(|link| if owner.reads_ip() { name_as_asked(kernel, boot, link) } else { Ok(link) });
+    match found {
         Ok(link) => {
             report.reached(kernel, Stage::LinkFound, &link_facts(&link, boot));
             Some(link)
@@ -142,6 +144,15 @@ fn find_link(kernel: &mut impl Kernel, report: &mut Reporter, boot: &BootConfig,
             None
         }
     }
+}
+
+/// Who reads `ip=` itself looks for the interface by the name that stands there.
+fn name_as_asked(kernel: &mut impl Kernel, boot: &BootConfig, mut link: Link) -> Result<Link, KernelError> {
+    if let Some(name) = boot.ip.device.as_ref().filter(|name| **name != link.name) {
+        kernel.rename_link(&link, name)?;
+        link.name.clone_from(name);
+    }
+    Ok(link)
 }
 
 /// Carrier, address, route, gateway. Every failure lets the rest be tried, so that one boot shows all that is wrong.

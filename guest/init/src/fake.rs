@@ -15,6 +15,7 @@ use crate::kernel::{Kernel, KernelError, Link, WantedLink};
 pub struct Alive {
     pub modules: Vec<String>,
     pub link_up: bool,
+    pub name: Option<String>,
     pub mtu: Option<u16>,
     pub address: Option<(IpAddr, u8)>,
     pub gateway: Option<IpAddr>,
@@ -100,6 +101,12 @@ impl Kernel for FakeKernel {
         self.wanted = Some(wanted.clone());
         self.verb("find_link")?;
         Ok(Link { index: 2, name: "eth0".into(), mac: Some(MacAddr([6, 0, 192, 168, 100, 8])), flags: 0 })
+    }
+
+    fn rename_link(&mut self, _: &Link, name: &str) -> Result<(), KernelError> {
+        self.verb("rename_link")?;
+        self.alive.name = Some(name.to_owned());
+        Ok(())
     }
 
     fn set_mtu(&mut self, _: &Link, mtu: u16) -> Result<(), KernelError> {

@@ -31,6 +31,8 @@ pub trait Kernel {
     fn load_module(&mut self, file: &str) -> Result<(), KernelError>;
     /// Sets `lo` up and waits, within its bound, for the interface.
     fn find_link(&mut self, wanted: &WantedLink) -> Result<Link, KernelError>;
+    /// Gives the interface another name; one that has it takes this one's.
+    fn rename_link(&mut self, link: &Link, name: &str) -> Result<(), KernelError>;
     /// Sets the MTU of the interface.
     fn set_mtu(&mut self, link: &Link, mtu: u16) -> Result<(), KernelError>;
     /// Sets the interface up and waits, within its bound, for a carrier.

@@ -133,6 +133,10 @@ impl Kernel for LinuxKernel {
         self.netlink()?.find(wanted, LINK_WITHIN)
     }
 
+    fn rename_link(&mut self, link: &Link, name: &str) -> Result<(), KernelError> {
+        self.netlink()?.exchange_names(link, name)
+    }
+
     fn set_mtu(&mut self, link: &Link, mtu: u16) -> Result<(), KernelError> {
         self.netlink()?.set_mtu(link, mtu)
     }

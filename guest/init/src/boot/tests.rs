@@ -225,6 +225,22 @@ fn an_interface_that_somebody_else_owns_is_found_and_left_alone() {
 }
 
 #[test]
+fn who_reads_ip_itself_finds_the_interface_under_the_name_that_stands_there() {
+    let named = |owner, fails| {
+        let mut kernel = FakeKernel::new(&CMDLINE.replace("eth0", "ens3"), config());
+        (kernel.config.network_owner, kernel.config.handover, kernel.fails) = (owner, Handover::Init, fails);
+        boot(&mut kernel);
+        let link = kernel.reports.iter().find(|report| report.stage == Stage::LinkFound).cloned();
+        (kernel.alive.name, link.unwrap())
+    };
+    let (name, link) = named(NetworkOwner::Script, None);
+    assert_eq!((name.as_deref(), link.facts["dev"].as_str()), (Some("ens3"), Some("ens3")));
+    assert_eq!(named(NetworkOwner::Dhcpcd, None).0, None);
+    let (_, link) = named(NetworkOwner::Script, Some(("rename_link", Errno::EBUSY)));
+    assert_eq!((link.ok, link.errno.as_deref()), (false, Some("EBUSY")));
+}
+
+#[test]
 fn another_name_than_asked_for_is_a_fact() {
     let mut kernel = FakeKernel::new(&CMDLINE.replace("eth0", "ens3"), config());
     boot(&mut kernel);

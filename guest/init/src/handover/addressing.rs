@@ -37,7 +37,7 @@ pub fn files(
 /// Whether `owner` finds the interface by its name only, which must stay what it was then.
 const fn knows_it_by_name(owner: NetworkOwner) -> bool {
     use NetworkOwner as Owner;
-    matches!(owner, Owner::Dhcpcd | Owner::Ifupdown | Owner::CloudInit | Owner::Script)
+    matches!(owner, Owner::Dhcpcd | Owner::Ifupdown | Owner::CloudInit) || owner.reads_ip()
 }
 
 fn in_the_words_of(

@@ -297,7 +297,7 @@ fn each_owner_gets_the_lease_in_its_own_words() {
         "/run/systemd/network/00-airlock.link",
         "[Match]\nMACAddress=06:00:c0:a8:64:08\n\n[Link]\nName=eth0\n",
     );
-    for owner in [Dhcpcd, Ifupdown, CloudInit, Script] {
+    for owner in [Dhcpcd, Ifupdown, CloudInit, Script, SystemdNetworkdGenerator] {
         assert!(addressing::files(&facts(&ALL_MANAGERS), owner, (&boot, &keys), &interface()).contains(&kept));
     }
     for owner in [Airlock, Kernel] {

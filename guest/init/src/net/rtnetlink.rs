@@ -60,6 +60,20 @@ impl Rtnetlink {
         })
     }
 
+    /// Gives the link a name; another link that has it gets this one's. Both must be down.
+    pub fn exchange_names(&mut self, link: &Link, name: &str) -> Result<(), KernelError> {
+        let other = self.links.values().find(|other| other.name == name && other.index != link.index).cloned();
+        if let Some(other) = &other {
+            self.rename(other, "airlock-renamed")?;
+        }
+        self.rename(link, name)?;
+        other.map_or(Ok(()), |other| self.rename(&other, &link.name))
+    }
+
+    fn rename(&mut self, link: &Link, name: &str) -> Result<(), KernelError> {
+        self.request(&format!("rename {} to {name}", link.name), wire::rename(link.index, name))
+    }
+
     /// Sets the MTU of a link.
     pub fn set_mtu(&mut self, link: &Link, mtu: u16) -> Result<(), KernelError> {
         self.request(&format!("set MTU {mtu} on {}", link.name), wire::set_mtu(link.index, mtu))

@@ -261,3 +261,24 @@ fn arp_on_a_link_that_is_down_says_so() {
 }
 
 mod refusals;
+
+#[test]
+fn two_links_exchange_their_names() {
+    in_namespace(|| {
+        let (mut netlink, link) = with_link();
+        netlink.exchange_names(&link, "h0").unwrap();
+        assert_eq!(found(&mut netlink).name, "h0");
+        let mac_of = |dev: &str| ip_says(&format!("-brief link show {dev}"));
+        assert!(mac_of("h0").contains(OURS) && !mac_of("g0").contains(OURS), "{}{}", mac_of("h0"), mac_of("g0"));
+        let link = found(&mut netlink);
+        netlink.exchange_names(&link, "ens7").unwrap();
+        assert!(mac_of("ens7").contains(OURS));
+        ip("link set ens7 up");
+        let link = found(&mut netlink);
+        match netlink.exchange_names(&link, "g0") {
+            // Newer kernels rename links that are up (6.2).
+            Ok(()) => assert!(mac_of("g0").contains(OURS)),
+            Err(error) => assert_eq!(error.errno(), Some(Errno::EBUSY)),
+        }
+    });
+}

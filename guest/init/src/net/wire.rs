@@ -77,6 +77,13 @@ pub fn set_up(index: i32) -> Request {
     Request::new(libc::RTM_NEWLINK, ACK, &body)
 }
 
+/// Gives a link another name.
+pub fn rename(index: i32, name: &str) -> Request {
+    let mut body = [0; IFINFO];
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    Request::new(libc::RTM_NEWLINK, ACK, &body).attr(IFLA_IFNAME, &[name.as_bytes(), b"\0"].concat())
+}
+
 /// Sets the MTU of a link.
 pub fn set_mtu(index: i32, mtu: u16) -> Request {
     let mut body = [0; IFINFO];
