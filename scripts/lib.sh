@@ -53,6 +53,7 @@ BUILD_PACKAGES=(
 )
 # Packages that only the tests need.
 TEST_PACKAGES=(
+  "faketime|lets a daemon's clock jump"
   "chromium|plays the person in front of the viewer"
   "tigervnc-standalone-server|a real RFB server for the viewer's tests"
   "firefox-esr|a real browser for the viewer's tests"
