@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::phases::phases;
+use airlock_protocol::Stage;
+
+use super::phases::{between, phases};
 use super::qemu::{REFERENCE_SIZE, SharedFlags};
 use super::{copy, median, ours, reference, reference_image};
 use crate::run;
@@ -100,6 +102,9 @@ fn print(report: &Report, flags: &SharedFlags, ours_boots: &[ours::Boot]) {
     let stages: Vec<_> = ours_boots.iter().map(|boot| boot.stages.as_slice()).collect();
     for (name, ms) in phases(&stages) {
         println!("  ours, {name:<9} {ms:>7.0} ms");
+    }
+    if let Some(ms) = between(&stages, Stage::InitStarted, Stage::RouteSet) {
+        println!("  PID 1 to route_set, guest time: {ms:.0} ms");
     }
     println!(
         "request to reachable, median: ours {}, reference {}, ratio {}; bytes copied per start: {}",

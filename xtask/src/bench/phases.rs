@@ -19,15 +19,19 @@ pub fn phases(boots: &[&[StageView]]) -> Vec<(&'static str, f64)> {
     let mut out = Vec::new();
     let mut from = Stage::Planned;
     for (name, to) in PHASES {
-        let mut lasted: Vec<f64> =
-            boots.iter().filter_map(|stages| Some(at(stages, *to)? - at(stages, from)?)).collect();
-        lasted.sort_by(f64::total_cmp);
-        if let Some(median) = lasted.len().checked_sub(1).and_then(|last| lasted.get(last / 2)) {
-            out.push((*name, *median));
+        if let Some(median) = between(boots, from, *to) {
+            out.push((*name, median));
             from = *to;
         }
     }
     out
+}
+
+/// Median milliseconds from one stage to another, of the boots that reached both.
+pub fn between(boots: &[&[StageView]], from: Stage, to: Stage) -> Option<f64> {
+    let mut lasted: Vec<f64> = boots.iter().filter_map(|stages| Some(at(stages, to)? - at(stages, from)?)).collect();
+    lasted.sort_by(f64::total_cmp);
+    lasted.len().checked_sub(1).and_then(|last| lasted.get(last / 2)).copied()
 }
 
 fn at(stages: &[StageView], wanted: Stage) -> Option<f64> {
@@ -60,6 +64,8 @@ mod tests {
         let found = phases(&[&one]);
         assert_eq!(found.iter().map(|(_, ms)| ms).sum::<f64>(), 3000.0);
         assert_eq!(found[2], ("kernel", 1490.0));
+        assert_eq!(between(&[&one], Stage::InitStarted, Stage::AgentUp), Some(900.0));
+        assert_eq!(between(&[&one], Stage::InitStarted, Stage::RouteSet), None);
     }
 
     #[test]
