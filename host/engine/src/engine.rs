@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use airlock_domain::boot::TimelineEntry;
 use airlock_domain::config::{Config, ConfigError};
@@ -264,9 +264,11 @@ impl Engine {
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
         let ctx = self.ctx();
         let counts = ctx.store.counts().await?;
+        let held = self.tasks().held();
+        let (leaked, foreign) = ctx.executor.leftovers(&held).await?;
         Ok(Snapshot {
-            leaked: self.leaked().await?,
-            foreign: self.plan_reconciliation().await?.foreign.len(),
+            leaked,
+            foreign,
             vms: counts.vms,
             sessions: counts.sessions,
             failures: counts.failures,
@@ -403,7 +405,7 @@ impl Engine {
     }
 
     pub(crate) fn tasks(&self) -> MutexGuard<'_, Tasks> {
-        self.inner.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.tasks()
     }
 }
 

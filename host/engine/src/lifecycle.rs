@@ -8,12 +8,11 @@
 //!
 //! One pass is the same at the start, every [`PERIOD`], and when somebody asks.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use airlock_domain::reconcile::{Reconciliation, Resource};
+use airlock_domain::reconcile::Reconciliation;
 use airlock_domain::session::SessionState;
 use airlock_domain::{Cause, SessionId, VmId};
 use airlock_image::GoldenImage;
@@ -22,7 +21,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::clock::{Moment, now_ms};
-use crate::engine::{Engine, Inner, OpenError, StartSession, ViewerEnd, check_user_id, cut, is_printable};
+use crate::engine::{Engine, Inner, OpenError, StartSession, Tasks, ViewerEnd, check_user_id, cut, is_printable};
 use crate::error::{Error, chain};
 use crate::reconcile::ReconcileError;
 use crate::records::{Reached, SessionEvent, SessionRecord};
@@ -126,12 +125,6 @@ impl Engine {
     /// Asks for a pass soon.
     pub fn request_reconciliation(&self) {
         self.inner.wake.notify_one();
-    }
-
-    /// What is there and nobody owns, by kind.
-    pub async fn leaked(&self) -> Result<BTreeMap<Resource, usize>, ReconcileError> {
-        let held = self.tasks().held();
-        self.ctx().executor.leaked(&held).await
     }
 
     /// Says that somebody is still there: the session lasts a whole session's time from now on, but not longer than
@@ -250,6 +243,11 @@ impl Engine {
 }
 
 impl Inner {
+    /// The map is whole after every statement that holds the lock.
+    pub(crate) fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Gives a session that was just admitted its task.
     fn begin(self: &Arc<Self>, session: SessionRecord, image: GoldenImage, channels: Channels) {
         let Some(address) = session.address else { return };
@@ -309,14 +307,14 @@ impl Inner {
         let vm_id = made_of.session.vm_id;
         let (task, live, orders) = VmTask::new(made_of);
         let inner = self.clone();
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = self.tasks();
         let task = async move {
             if adopted {
                 task.run_adopted(orders).await
             } else {
                 task.run(orders).await
             }
-            inner.tasks.lock().unwrap_or_else(PoisonError::into_inner).live.remove(&vm_id);
+            inner.tasks().live.remove(&vm_id);
             // What it freed may be enough for one that waits.
             inner.wake.notify_one();
         };
@@ -336,7 +334,7 @@ impl Inner {
         loop {
             let Some(first) = self.ctx.store.queue().await?.into_iter().next() else { return Ok(()) };
             {
-                let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut tasks = self.tasks();
                 if tasks.closing {
                     return Ok(());
                 }
@@ -347,7 +345,7 @@ impl Inner {
                 Ok(Some(session)) => self.begin_waiting(session).await,
                 other => other.map(|_| false).map_err(Error::from),
             };
-            self.tasks.lock().unwrap_or_else(PoisonError::into_inner).accepting.remove(&first.vm_id);
+            self.tasks().accepting.remove(&first.vm_id);
             if !begun? {
                 return Ok(());
             }
@@ -355,7 +353,7 @@ impl Inner {
     }
 
     async fn begin_waiting(self: &Arc<Self>, session: SessionRecord) -> Result<bool, Error> {
-        let waiting = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).waiting.remove(&session.vm_id);
+        let waiting = self.tasks().waiting.remove(&session.vm_id);
         let channels = waiting.unwrap_or_else(|| Channels::new(session.state));
         channels.view.send_modify(|view| view.state = session.state);
         let _ = channels.events.send(SessionEvent::State(session.clone()));
@@ -369,7 +367,7 @@ impl Inner {
 
     /// Says the end of a session that waited.
     fn leave_queue(&self, session: SessionRecord) {
-        let waiting = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).waiting.remove(&session.vm_id);
+        let waiting = self.tasks().waiting.remove(&session.vm_id);
         if let Some(channels) = waiting {
             channels.view.send_modify(|view: &mut View| view.state = session.state);
             let _ = channels.events.send(SessionEvent::State(session));
@@ -395,7 +393,7 @@ async fn keep(inner: Weak<Inner>) {
             () = woken => false,
         };
         let Some(now) = inner.upgrade() else { return };
-        if now.tasks.lock().unwrap_or_else(PoisonError::into_inner).closing {
+        if now.tasks().closing {
             return;
         }
         if periodic {

@@ -46,13 +46,19 @@ impl Executor {
 
     /// What is there and nobody owns, by kind; every kind is in it. Seen twice: what a task is just removing does not count.
     pub async fn leaked(&self, held: &BTreeSet<VmId>) -> Result<BTreeMap<Resource, usize>, ReconcileError> {
-        let mut leaked = self.plan(held).await?.leaked;
+        Ok(self.leftovers(held).await?.0)
+    }
+
+    /// [`Executor::leaked`], and how many things are not proved to be ours.
+    pub async fn leftovers(&self, held: &BTreeSet<VmId>) -> Result<(BTreeMap<Resource, usize>, usize), ReconcileError> {
+        let Reconciliation { mut leaked, foreign, .. } = self.plan(held).await?;
         if !leaked.is_empty() {
             let again = self.plan(held).await?.leaked;
             leaked =
                 leaked.into_iter().map(|(kind, n)| (kind, n.min(again.get(&kind).copied().unwrap_or(0)))).collect();
         }
-        Ok(Resource::ALL.into_iter().map(|kind| (kind, leaked.get(&kind).copied().unwrap_or(0))).collect())
+        let every = Resource::ALL.into_iter().map(|kind| (kind, leaked.get(&kind).copied().unwrap_or(0)));
+        Ok((every.collect(), foreign.len()))
     }
 
     /// Observes before it reads the records: what is seen and not recorded as open then really is not.
