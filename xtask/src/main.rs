@@ -5,6 +5,7 @@
 
 mod bench;
 mod crash_matrix;
+mod daemon;
 mod deps;
 mod guests;
 mod run;

@@ -1,7 +1,7 @@
 //! Our side of the boot bench: the real `airlock` daemon, real `base` VMs, the daemon's own timeline.
 //!
 //! The daemon gets a namespace and a port of its own, so a running installation is not touched; both are gone on every way
-//! out. The golden image is built once into the bench's state directory.
+//! out. The golden image is kept in the bench's state directory.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -14,18 +14,16 @@ use airlock_api::session::{SessionView, StageView, StartRequest, StartResponse, 
 use airlock_api::vm::VmView;
 use airlock_protocol::Stage;
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 
 use super::qemu::SharedFlags;
 use super::{http, millis_since};
+use crate::daemon::{self, STOP_DEADLINE};
 use crate::run;
 
 /// Starts a `base` VM and no login.
 const PROVIDER: &str = "shell";
 const BOOT_DEADLINE: Duration = Duration::from_secs(120);
-const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
 /// Where our side is found.
@@ -205,34 +203,13 @@ impl Daemon {
     }
 
     fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: Option<&str>) -> Result<T> {
-        let answer = http::request(self.addr, method, path, Some(&self.token), body, STOP_DEADLINE)?;
-        if answer.status >= 300 {
-            bail!("{method} {path}: {} {}", answer.status, answer.body);
-        }
-        serde_json::from_str(&answer.body)
-            .with_context(|| format!("read the answer of {method} {path}: {}", answer.body))
+        daemon::call(self.addr, &self.token, method, path, body)
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // SIGINT first: the daemon then takes its VMs down with it.
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
-        }
-        let start = Instant::now();
-        while start.elapsed() < STOP_DEADLINE && matches!(self.child.try_wait(), Ok(None)) {
-            std::thread::sleep(ASK_EVERY);
-        }
-        if matches!(self.child.try_wait(), Ok(None)) {
-            eprintln!("the daemon did not end on SIGINT in {} s: killing it", STOP_DEADLINE.as_secs());
-            let _ = self.child.kill().and_then(|()| self.child.wait());
-        }
-        if Path::new("/run/netns").join(&self.namespace).exists()
-            && let Err(error) = run::run(Command::new("ip").args(["netns", "del", &self.namespace]))
-        {
-            eprintln!("left behind: network namespace {}: {error:#}", self.namespace);
-        }
+        daemon::end(&mut self.child, &self.namespace);
     }
 }
 

@@ -11,17 +11,15 @@ use std::time::{Duration, Instant};
 use airlock_api::session::{SessionView, StartRequest, StartResponse, Timeline};
 use airlock_protocol::Stage;
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 
 use crate::bench::http;
+use crate::daemon::{self, STOP_DEADLINE};
 use crate::run;
 
 /// Starts a machine and no login.
 const PROVIDER: &str = "shell";
 const BOOT_DEADLINE_S: u64 = 180;
-const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const ASK_EVERY: Duration = Duration::from_millis(50);
 
 struct Daemon {
@@ -117,32 +115,12 @@ impl Daemon {
     }
 
     fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: Option<&str>) -> Result<T> {
-        let answer = http::request(self.addr, method, path, Some(&self.token), body, STOP_DEADLINE)?;
-        if answer.status >= 300 {
-            bail!("{method} {path}: {} {}", answer.status, answer.body);
-        }
-        serde_json::from_str(&answer.body).with_context(|| format!("read the answer of {method} {path}"))
+        daemon::call(self.addr, &self.token, method, path, body)
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // SIGINT: the daemon then takes its VMs down with it.
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
-        }
-        let start = Instant::now();
-        while start.elapsed() < STOP_DEADLINE && matches!(self.child.try_wait(), Ok(None)) {
-            std::thread::sleep(ASK_EVERY);
-        }
-        if matches!(self.child.try_wait(), Ok(None)) {
-            eprintln!("the daemon did not end on SIGINT in {} s: killing it", STOP_DEADLINE.as_secs());
-            let _ = self.child.kill().and_then(|()| self.child.wait());
-        }
-        if Path::new("/run/netns").join(&self.namespace).exists()
-            && let Err(error) = run::run(Command::new("ip").args(["netns", "del", &self.namespace]))
-        {
-            eprintln!("left behind: network namespace {}: {error:#}", self.namespace);
-        }
+        daemon::end(&mut self.child, &self.namespace);
     }
 }
