@@ -1,6 +1,6 @@
 //! `airlock image`: golden images of a state directory. A local tool; building needs root.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use airlock_image::{BuildEvent, BuildOptions, GoldenImage, LoadedRecipe, Registry, build};
 use clap::Subcommand;
@@ -98,7 +98,7 @@ fn run_blocking(state_dir: &Path, command: ImageCommand, json: bool) -> Outcome 
 pub fn build_one(state_dir: &Path, recipe: &str, refresh: bool, quiet: bool) -> Outcome<GoldenImage> {
     let loaded = LoadedRecipe::load(recipe)?;
     let name = loaded.recipe.name.clone();
-    let options = BuildOptions { state_dir: PathBuf::from(state_dir), refresh };
+    let options = BuildOptions { refresh, ..BuildOptions::at(state_dir) };
     let progress = (!quiet).then(|| Progress::new(&format!("image {name}")));
     let image = build(&loaded, &options, &mut |event| {
         let Some(progress) = &progress else { return };

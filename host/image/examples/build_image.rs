@@ -23,7 +23,7 @@ fn main() -> ExitCode {
 
 fn build_image(recipe: &str, state_dir: PathBuf) -> Result<(), ImageError> {
     let loaded = LoadedRecipe::load(recipe)?;
-    let image = build(&loaded, &BuildOptions { state_dir, refresh: false }, &mut |event| {
+    let image = build(&loaded, &BuildOptions::at(state_dir), &mut |event| {
         let text = match event {
             BuildEvent::Started { stage } => format!("{stage} ..."),
             BuildEvent::Log { line, .. } => format!("    {line}"),

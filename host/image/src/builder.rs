@@ -1,7 +1,7 @@
 //! Builds a golden image from a recipe: kernel and root from the cache or anew, initramfs, manifest, publication.
 //!
 //! ```text
-//! lock -> kernel -> packages -> customize -> root_image -> initramfs -> publish
+//! lock -> kernel -> packages -> customize -> root_image -> initramfs -> preflight -> boot_test -> publish
 //!         `-------- each skipped when the cache has it -------'
 //! ```
 //!
@@ -9,27 +9,28 @@
 //! when complete; a build that fails or is killed publishes nothing, and the next one removes what it left.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use airlock_protocol::guest_config::RootFs;
 
+use crate::cancel::Cancel;
 use crate::digest;
 use crate::error::ImageError;
+use crate::gate::BootTest;
 use crate::guest_programs::{BUILD_ID, guest_programs};
 use crate::initramfs;
 use crate::kernel::{KERNEL_FILE, KernelEntry};
+use crate::lock::BuildLock;
 use crate::manifest::{FORMAT, FileFacts, Files, KernelFacts, Manifest, config_facts, lacking_for_owner};
 use crate::plan::BuildPlan;
 use crate::progress::{BuildEvent, BuildStage};
 use crate::recipe::LoadedRecipe;
-use crate::registry::{GoldenImage, MANIFEST_FILE, Registry};
+use crate::registry::{self, GoldenImage, Registry, replace_directory};
 use crate::reporter::Reporter;
 use crate::rootfs::{ROOTFS_FILE, RootfsEntry};
-use crate::state_dir::{StateDir, UNFINISHED, publish_directory, replace_file};
+use crate::state_dir::{StateDir, UNFINISHED};
 use crate::strip;
 use crate::tool;
-use crate::tree::remove;
 
 /// File name of the initramfs in an image.
 const INITRAMFS_FILE: &str = "initramfs";
@@ -41,6 +42,19 @@ pub struct BuildOptions {
     pub state_dir: PathBuf,
     /// Fetch kernel and packages anew even if the cache has them (newer packages, security updates).
     pub refresh: bool,
+    /// Wait for another build in the same state directory; without it that build is a refusal.
+    pub wait: bool,
+    /// Boots the image before it is published; without it the image is unverified.
+    pub boot_test: Option<BootTest>,
+    /// Ends the build from outside.
+    pub cancel: Cancel,
+}
+
+impl BuildOptions {
+    /// A build in `state_dir` that takes what the cache has, waits for others and tests no boot.
+    pub fn at(state_dir: impl Into<PathBuf>) -> Self {
+        Self { state_dir: state_dir.into(), refresh: false, wait: true, boot_test: None, cancel: Cancel::new() }
+    }
 }
 
 /// Builds the image of `loaded` and makes it the current one of its name. Blocks; `observe` sees the progress.
@@ -60,9 +74,12 @@ pub fn build(
     }
     let plan = BuildPlan::new(loaded)?;
     let state = StateDir::open(&options.state_dir)?;
-    let mut reporter = Reporter::new(observe);
+    let mut reporter = Reporter::new(observe, options.cancel.clone());
     let _lock = reporter.stage(BuildStage::Lock, |reporter| {
-        let lock = state.lock(|| reporter.line("waiting for another build in this state directory"))?;
+        let what = format!("build of {}", loaded.recipe.name);
+        let lock = BuildLock::take(&state.lock_file(), &what, options.wait, &options.cancel, |other| {
+            reporter.line(&format!("waiting for another build in this state directory: {other}"));
+        })?;
         // Only now: the log of a build that still runs must not be replaced by one that waits for it.
         reporter.log_to(&state.build_log(&loaded.recipe.name))?;
         state.sweep()?;
@@ -83,11 +100,41 @@ pub fn build(
         fs::write(&path, bytes).map_err(ImageError::io("write", &path))?;
         Ok(((), false))
     })?;
-    reporter.stage(BuildStage::Publish, |reporter| {
+    let candidate = reporter.stage(BuildStage::Preflight, |reporter| {
         place(&kernel.kernel_path(), &unfinished.path.join(KERNEL_FILE))?;
         place(&rootfs.rootfs_path(), &unfinished.path.join(ROOTFS_FILE))?;
         let manifest = manifest(loaded, &kernel, &rootfs, &unfinished.path)?;
-        let image = publish(&manifest, &unfinished.path, &state)?;
+        let candidate = registry::prepare(&manifest, &unfinished.path)?;
+        reporter.line(&format!("candidate {}", candidate.reference()));
+        Ok((candidate, false))
+    })?;
+    publish(&candidate, options.boot_test.as_ref(), &state, &mut reporter)
+}
+
+/// Boots a candidate if that is wanted and was not done before, and makes it the current image of its name.
+pub(crate) fn publish(
+    candidate: &GoldenImage,
+    boot_test: Option<&BootTest>,
+    state: &StateDir,
+    reporter: &mut Reporter<'_>,
+) -> Result<GoldenImage, ImageError> {
+    let registry = Registry::at(state.images());
+    let published = registry.find(&candidate.reference()).ok().filter(|image| registry.verify(image).is_ok());
+    let booted = published.as_ref().and_then(GoldenImage::boot_record);
+    let booted = match boot_test {
+        None => booted,
+        Some(test) => reporter.stage(BuildStage::BootTest, |reporter| {
+            if let Some(booted) = booted {
+                return Ok((Some(booted), true));
+            }
+            let cancel = reporter.cancel().clone();
+            let booted = test.run(candidate, &cancel, &mut |line| reporter.line(line))?;
+            reporter.line(&format!("ready after {:.0} ms with {}", booted.ready_ms, booted.driver));
+            Ok((Some(booted), false))
+        })?,
+    };
+    reporter.stage(BuildStage::Publish, |reporter| {
+        let image = registry.publish(candidate, published.is_some(), booted.as_ref())?;
         reporter.line(&format!("{} in {}", image.reference(), image.dir.display()));
         Ok((image, false))
     })
@@ -194,39 +241,6 @@ fn manifest(
         services: recipe.services.clone(),
         packages: rootfs.packages().clone(),
     })
-}
-
-fn publish(manifest: &Manifest, unfinished: &Path, state: &StateDir) -> Result<GoldenImage, ImageError> {
-    let text = toml::to_string(manifest).map_err(ImageError::EncodeManifest)?;
-    let path = unfinished.join(MANIFEST_FILE);
-    fs::write(&path, &text).map_err(ImageError::io("write", &path))?;
-    for file in [MANIFEST_FILE, KERNEL_FILE, INITRAMFS_FILE, ROOTFS_FILE] {
-        let path = unfinished.join(file);
-        let read_only = fs::Permissions::from_mode(0o444);
-        fs::set_permissions(&path, read_only).map_err(ImageError::io("change the mode of", &path))?;
-    }
-    let reference = format!("{}@sha256:{}", manifest.name, digest::of_bytes(text.as_bytes()));
-    let dir = state.images().join(&reference);
-    let registry = Registry::at(state.images());
-    // The same content may be published already; a damaged one is replaced.
-    let intact = dir.exists() && registry.find(&reference).and_then(|image| registry.verify(&image)).is_ok();
-    if !intact {
-        replace_directory(unfinished, &dir)?;
-    }
-    replace_file(&registry.current_file(&manifest.name), format!("{reference}\n").as_bytes())?;
-    registry.find(&reference)
-}
-
-/// Puts a finished directory in the place of another; the other is out of sight before it is removed.
-fn replace_directory(unfinished: &Path, dir: &Path) -> Result<(), ImageError> {
-    if dir.exists() {
-        let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        let old = dir.with_file_name(format!("{UNFINISHED}old-{name}"));
-        fs::rename(dir, &old).map_err(ImageError::io("move away", dir))?;
-        publish_directory(unfinished, dir)?;
-        return remove(&old);
-    }
-    publish_directory(unfinished, dir)
 }
 
 /// Links a file of the cache into the image; copies it where the file system cannot link.

@@ -3,10 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use airlock_domain::Cause;
 use airlock_protocol::Stage;
 use airlock_protocol::guest_config::NetworkOwner;
 
 use crate::elf::ElfFault;
+use crate::gate::BootFailure;
 use crate::modules::UnknownModule;
 
 /// A failure of the builder or the registry.
@@ -73,6 +75,38 @@ pub enum ImageError {
         /// The errno.
         #[source]
         source: io::Error,
+    },
+    /// The build was cancelled.
+    #[error("the build was cancelled")]
+    Cancelled,
+    /// Another build holds the lock, and this one was not to wait.
+    #[error("another build runs in this state directory{}", holder(other.as_deref()))]
+    BuildRunning {
+        /// What holds it, if it said so.
+        other: Option<String>,
+    },
+    /// The image does not boot to its readiness contract.
+    #[error("image {image} does not boot: {}{}: {}", failure.cause, at(failure.stage), failure.detail)]
+    BootTestFailed {
+        /// Name of the recipe.
+        image: String,
+        /// What was found.
+        failure: Box<BootFailure>,
+    },
+    /// The boot test could not be run.
+    #[error("test the boot of image {image}")]
+    BootTest {
+        /// Name of the recipe.
+        image: String,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The image was never booted, and the configuration asks for that.
+    #[error("image {image} is unverified: no boot test stands beside it")]
+    ImageUnverified {
+        /// The image.
+        image: String,
     },
     /// The distribution has no such package.
     #[error("a package of recipe {recipe} cannot be installed: {line}")]
@@ -217,6 +251,11 @@ impl ImageError {
             Self::ToolMissing { .. } => "build_tool_missing",
             Self::NotRoot { .. } => "build_needs_root",
             Self::DiskFull { .. } => "disk_full",
+            Self::Cancelled => "build_cancelled",
+            Self::BuildRunning { .. } => "build_running",
+            Self::BootTestFailed { .. } => "boot_test_failed",
+            Self::BootTest { .. } => "boot_test_not_run",
+            Self::ImageUnverified { .. } => "image_unverified",
             Self::PackageUnknown { .. } => "package_unknown",
             Self::KernelMissing { .. } => "kernel_missing",
             Self::KernelFormat { .. } => "kernel_format",
@@ -234,6 +273,14 @@ impl ImageError {
         }
     }
 
+    /// The fault catalogue's cause: of the failed boot, else the one with this error's code.
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::BootTestFailed { failure, .. } => Some(failure.cause),
+            _ => self.code().parse().ok(),
+        }
+    }
+
     /// What to do next.
     pub fn remedy(&self) -> String {
         match self {
@@ -246,6 +293,17 @@ impl ImageError {
             Self::ToolMissing { package, .. } => format!("apt-get install {package}"),
             Self::NotRoot { .. } => "run the command as root or through sudo".to_owned(),
             Self::DiskFull { path, .. } => format!("free space on the file system of {}", path.display()),
+            Self::Cancelled => "build again: nothing of the cancelled build is left".to_owned(),
+            Self::BuildRunning { .. } => {
+                "wait for it, or build without --no-wait; airlock image builds shows it".to_owned()
+            }
+            Self::BootTestFailed { failure, .. } => failure.cause.remedy().to_owned(),
+            Self::BootTest { .. } => {
+                "run airlock doctor, or build with --no-boot-test: the image is then unverified".to_owned()
+            }
+            Self::ImageUnverified { image } => {
+                format!("airlock image build {}, which boots it", image.split('@').next().unwrap_or(image))
+            }
             Self::PackageUnknown { .. } => "correct the package's name or the suite in the recipe".to_owned(),
             Self::KernelMissing { .. } | Self::KernelFormat { .. } => {
                 "name a kernel image package as kernel_package, e.g. linux-image-cloud-amd64".to_owned()
@@ -271,6 +329,14 @@ impl ImageError {
             }
         }
     }
+}
+
+fn holder(other: Option<&str>) -> String {
+    other.map(|other| format!(": {other}")).unwrap_or_default()
+}
+
+fn at(stage: Option<Stage>) -> String {
+    stage.map(|stage| format!(" at {stage}")).unwrap_or_default()
 }
 
 fn last_words(tail: &[String]) -> &str {

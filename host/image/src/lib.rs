@@ -8,13 +8,16 @@
 //! Every function blocks; an async caller puts them on a thread for blocking work. The library prints nothing.
 
 pub mod builder;
+mod cancel;
 pub mod cpio;
 mod digest;
 pub mod elf;
 pub mod error;
+mod gate;
 pub mod guest_programs;
 mod initramfs;
 mod kernel;
+mod lock;
 pub mod manifest;
 pub mod modules;
 mod plan;
@@ -29,7 +32,9 @@ mod tool;
 mod tree;
 
 pub use builder::{BuildOptions, build};
+pub use cancel::Cancel;
 pub use error::ImageError;
+pub use gate::{BootFailure, BootRecord, BootTest};
 pub use manifest::Manifest;
 pub use progress::{BuildEvent, BuildStage};
 pub use recipe::LoadedRecipe;

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// A part of a build, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum BuildStage {
     /// Waiting for another build in the same state directory.
     Lock,
@@ -17,14 +20,27 @@ pub enum BuildStage {
     RootImage,
     /// Init, agent and modules into the initramfs.
     Initramfs,
-    /// Manifest, digest, rename.
+    /// Manifest and digest; everything that can be known without a boot.
+    Preflight,
+    /// A boot in a real VM to the readiness contract.
+    BootTest,
+    /// Rename.
     Publish,
 }
 
 impl BuildStage {
     /// Every stage, in order.
-    pub const ALL: &'static [Self] =
-        &[Self::Lock, Self::Kernel, Self::Packages, Self::Customize, Self::RootImage, Self::Initramfs, Self::Publish];
+    pub const ALL: &'static [Self] = &[
+        Self::Lock,
+        Self::Kernel,
+        Self::Packages,
+        Self::Customize,
+        Self::RootImage,
+        Self::Initramfs,
+        Self::Preflight,
+        Self::BootTest,
+        Self::Publish,
+    ];
 
     /// The stable name.
     pub const fn name(self) -> &'static str {
@@ -35,6 +51,8 @@ impl BuildStage {
             Self::Customize => "customize",
             Self::RootImage => "root_image",
             Self::Initramfs => "initramfs",
+            Self::Preflight => "preflight",
+            Self::BootTest => "boot_test",
             Self::Publish => "publish",
         }
     }

@@ -1,22 +1,25 @@
 //! Finds published images and tells whether they are still what was published.
 //!
 //! ```text
-//! images/<name>@sha256:<digest>/{manifest.toml,vmlinuz,initramfs,rootfs.erofs}
+//! images/<name>@sha256:<digest>/{manifest.toml,vmlinuz,initramfs,rootfs.erofs,boot-test.json}
 //! images/<name>.current            the reference that <name> alone stands for
 //! ```
 //!
 //! Finding an image checks that its files exist with the right sizes (cheap, at every start); `verify` hashes them all.
-//! Nothing here changes an image.
+//! A finished candidate is published here, whole or not at all; nothing else here changes an image.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::digest;
 use crate::error::ImageError;
+use crate::gate::{BOOT_TEST_FILE, BootRecord};
 use crate::guest_programs::BUILD_ID;
 use crate::manifest::{FORMAT, Manifest};
 use crate::recipe::LoadedRecipe;
-use crate::state_dir::UNFINISHED;
+use crate::state_dir::{UNFINISHED, publish_directory, replace_file};
+use crate::tree::remove;
 
 /// File name of the manifest in an image.
 pub(crate) const MANIFEST_FILE: &str = "manifest.toml";
@@ -53,6 +56,11 @@ impl GoldenImage {
         Ok(self.manifest.build_id == BUILD_ID && self.manifest.recipe_digest == loaded.digest()?)
     }
 
+    /// How it booted before it was published; none if it never did: it is unverified.
+    pub fn boot_record(&self) -> Option<BootRecord> {
+        BootRecord::read(&self.dir)
+    }
+
     /// The kernel (bzImage).
     pub fn kernel_path(&self) -> PathBuf {
         self.dir.join(&self.manifest.files.kernel.name)
@@ -79,6 +87,27 @@ impl Registry {
 
     pub(crate) fn at(images: PathBuf) -> Self {
         Self { images }
+    }
+
+    /// Makes a candidate the current image of its name. `known`: the same image is published and intact already.
+    pub(crate) fn publish(
+        &self,
+        candidate: &GoldenImage,
+        known: bool,
+        booted: Option<&BootRecord>,
+    ) -> Result<GoldenImage, ImageError> {
+        let reference = candidate.reference();
+        let dir = self.images.join(&reference);
+        let record = booted.map(BootRecord::to_bytes).transpose()?;
+        let place = if known { &dir } else { &candidate.dir };
+        if let Some(record) = &record {
+            replace_file(&place.join(BOOT_TEST_FILE), record)?;
+        }
+        if !known {
+            replace_directory(&candidate.dir, &dir)?;
+        }
+        replace_file(&self.current_file(&candidate.name), format!("{reference}\n").as_bytes())?;
+        self.find(&reference)
     }
 
     pub(crate) fn current_file(&self, name: &str) -> PathBuf {
@@ -189,6 +218,36 @@ impl Registry {
         found.sort();
         Ok(found)
     }
+}
+
+/// Writes the manifest beside the files it names, and makes them all read-only: what is published is never changed.
+pub(crate) fn prepare(manifest: &Manifest, dir: &Path) -> Result<GoldenImage, ImageError> {
+    let text = toml::to_string(manifest).map_err(ImageError::EncodeManifest)?;
+    let path = dir.join(MANIFEST_FILE);
+    fs::write(&path, &text).map_err(ImageError::io("write", &path))?;
+    for file in manifest.files.all().map(|file| file.name.as_str()).into_iter().chain([MANIFEST_FILE]) {
+        let path = dir.join(file);
+        let read_only = fs::Permissions::from_mode(0o444);
+        fs::set_permissions(&path, read_only).map_err(ImageError::io("change the mode of", &path))?;
+    }
+    Ok(GoldenImage {
+        name: manifest.name.clone(),
+        digest: digest::of_bytes(text.as_bytes()),
+        dir: dir.to_owned(),
+        manifest: manifest.clone(),
+    })
+}
+
+/// Puts a finished directory in the place of another; the other is out of sight before it is removed.
+pub(crate) fn replace_directory(unfinished: &Path, dir: &Path) -> Result<(), ImageError> {
+    if dir.exists() {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let old = dir.with_file_name(format!("{UNFINISHED}old-{name}"));
+        fs::rename(dir, &old).map_err(ImageError::io("move away", dir))?;
+        publish_directory(unfinished, dir)?;
+        return remove(&old);
+    }
+    publish_directory(unfinished, dir)
 }
 
 fn read_file(path: PathBuf, image: &str) -> Result<Vec<u8>, ImageError> {

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
+use crate::cancel::Cancel;
 use crate::error::ImageError;
 use crate::progress::{BuildEvent, BuildStage};
 
@@ -15,12 +16,18 @@ pub(crate) struct Reporter<'a> {
     observe: &'a mut dyn FnMut(BuildEvent),
     log: Option<File>,
     stage: BuildStage,
+    cancel: Cancel,
 }
 
 impl<'a> Reporter<'a> {
     /// A reporter without a log.
-    pub(crate) fn new(observe: &'a mut dyn FnMut(BuildEvent)) -> Self {
-        Self { observe, log: None, stage: BuildStage::Lock }
+    pub(crate) fn new(observe: &'a mut dyn FnMut(BuildEvent), cancel: Cancel) -> Self {
+        Self { observe, log: None, stage: BuildStage::Lock, cancel }
+    }
+
+    /// What ends the build from outside.
+    pub(crate) fn cancel(&self) -> &Cancel {
+        &self.cancel
     }
 
     /// Starts a log at `path`, replacing an older one.
@@ -35,11 +42,14 @@ impl<'a> Reporter<'a> {
         stage: BuildStage,
         work: impl FnOnce(&mut Self) -> Result<(T, bool), ImageError>,
     ) -> Result<T, ImageError> {
+        self.cancel.check()?;
         let begun = Instant::now();
         self.stage = stage;
         self.write_log(&format!("== {stage}"));
         (self.observe)(BuildEvent::Started { stage });
         let result = work(self);
+        // A tool that was killed for it failed as well, but that is not why.
+        let result = if result.is_err() && self.cancel.is_asked() { Err(ImageError::Cancelled) } else { result };
         if let Err(err) = &result {
             self.write_log(&format!("== {stage} failed: {err}"));
         }

@@ -3,7 +3,7 @@
 //! Everything that is not finished has a name of its own that the next build removes, so a build that was killed at any
 //! point leaves nothing that counts as an image or a cache entry.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use nix::sys::statvfs::statvfs;
@@ -49,16 +49,9 @@ impl StateDir {
         self.cache().join(format!("build-{name}.log"))
     }
 
-    /// Takes the lock that keeps two builds apart; `on_wait` is called once if another build holds it.
-    pub(crate) fn lock(&self, on_wait: impl FnOnce()) -> Result<File, ImageError> {
-        let path = self.cache().join("build.lock");
-        let file = OpenOptions::new().create(true).append(true).open(&path);
-        let file = file.map_err(ImageError::io("open lock", &path))?;
-        if file.try_lock().is_err() {
-            on_wait();
-            file.lock().map_err(ImageError::io("lock", &path))?;
-        }
-        Ok(file)
+    /// The lock that keeps two builds apart.
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.cache().join("build.lock")
     }
 
     /// Removes what earlier builds left unfinished. Only for the holder of the lock.
@@ -164,21 +157,5 @@ mod tests {
         state.sweep().unwrap();
         assert!(!dead.exists() && !state.memory_scratch().exists());
         assert!(state.images().join("base.current").exists());
-    }
-
-    #[test]
-    fn a_second_builder_waits_for_the_first() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(dir.path()).unwrap();
-        let first = state.lock(|| panic!("nobody else builds")).unwrap();
-        let (waiting, waits) = std::sync::mpsc::channel();
-        let second = std::thread::spawn({
-            let state = state.clone();
-            move || state.lock(|| waiting.send(()).unwrap()).map(|_| ())
-        });
-        waits.recv().unwrap();
-        assert!(!second.is_finished());
-        drop(first);
-        second.join().unwrap().unwrap();
     }
 }

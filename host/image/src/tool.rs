@@ -61,6 +61,8 @@ impl ToolRun {
         let mut child = command.spawn().map_err(ImageError::io("start", &program))?;
         // The command holds our copies of the pipe's writing end.
         drop(command);
+        let cancel = reporter.cancel().clone();
+        let running = cancel.running_as(child.id());
         let mut tail = VecDeque::new();
         for line in BufReader::new(reader).split(b'\n') {
             let line = line.map_err(ImageError::io("read the output of", &program))?;
@@ -74,6 +76,7 @@ impl ToolRun {
             }
             tail.push_back(line);
         }
+        drop(running);
         let status = child.wait().map_err(ImageError::io("wait for", &program))?;
         if status.success() {
             return Ok(());

@@ -32,7 +32,7 @@ fn state() -> State {
 fn build_quietly(recipe: &str, state: &State, refresh: bool) -> (GoldenImage, BTreeMap<BuildStage, bool>) {
     let mut reused = BTreeMap::new();
     let loaded = LoadedRecipe::load(recipe).unwrap();
-    let options = BuildOptions { state_dir: state.path.clone(), refresh };
+    let options = BuildOptions { refresh, ..BuildOptions::at(&state.path) };
     let image = build(&loaded, &options, &mut |event| match event {
         BuildEvent::Finished { stage, elapsed, reused: from_cache } => {
             println!("{stage:<10} {:>6} ms{}", elapsed.as_millis(), if from_cache { "  reused" } else { "" });
@@ -106,7 +106,7 @@ fn real_package_that_does_not_exist_is_named_in_apts_words() {
     let file = dir.path().join("odd.toml");
     fs::write(&file, text.replace("ca-certificates", "no-such-package-here")).unwrap();
     let loaded = LoadedRecipe::load(file.to_str().unwrap()).unwrap();
-    let options = BuildOptions { state_dir: dir.path().join("state"), refresh: false };
+    let options = BuildOptions::at(dir.path().join("state"));
     let err = build(&loaded, &options, &mut |_| {}).unwrap_err();
     assert_eq!(err.code(), "package_unknown", "{err}");
     assert!(err.to_string().contains("E: Unable to locate package no-such-package-here"), "{err}");
