@@ -23,6 +23,9 @@ pub struct GuestConfig {
     /// Who configures the interface.
     #[serde(default, skip_serializing_if = "NetworkOwner::is_default")]
     pub network_owner: NetworkOwner,
+    /// Where that owner has the address from.
+    #[serde(default, skip_serializing_if = "Addressing::is_default")]
+    pub network_addressing: Addressing,
     /// What follows when somebody else changes the address.
     #[serde(default, skip_serializing_if = "OnConflict::is_default")]
     pub on_address_conflict: OnConflict,
@@ -110,6 +113,8 @@ pub enum NetworkOwner {
     CloudInit,
     /// netplan.
     Netplan,
+    /// NetworkManager.
+    NetworkManager,
     /// A script of the image that reads `ip=` itself.
     Script,
     /// The kernel itself (`CONFIG_IP_PNP`).
@@ -127,6 +132,7 @@ impl NetworkOwner {
             Self::Ifupdown => "ifupdown",
             Self::CloudInit => "cloud-init",
             Self::Netplan => "netplan",
+            Self::NetworkManager => "network-manager",
             Self::Script => "script",
             Self::Kernel => "kernel",
         }
@@ -137,6 +143,24 @@ impl NetworkOwner {
         matches!(self, Self::Script | Self::SystemdNetworkdGenerator)
     }
 
+    /// Whether this is what is meant when nothing is said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Where the owner of the interface has its address from. It is the leased one either way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Addressing {
+    /// airlock-init writes it down for the owner.
+    #[default]
+    Static,
+    /// The owner asks for it; the daemon's DHCP server answers.
+    Dhcp,
+}
+
+impl Addressing {
     /// Whether this is what is meant when nothing is said.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
@@ -197,9 +221,18 @@ mod tests {
     #[test]
     fn owners_have_the_names_of_the_documentation() {
         use NetworkOwner::*;
-        for owner in
-            [Airlock, SystemdNetworkdGenerator, SystemdNetworkd, Dhcpcd, Ifupdown, CloudInit, Netplan, Script, Kernel]
-        {
+        for owner in [
+            Airlock,
+            SystemdNetworkdGenerator,
+            SystemdNetworkd,
+            Dhcpcd,
+            Ifupdown,
+            CloudInit,
+            Netplan,
+            NetworkManager,
+            Script,
+            Kernel,
+        ] {
             assert_eq!(serde_json::to_string(&owner).unwrap(), format!("\"{}\"", owner.name()));
         }
         assert_eq!(SystemdNetworkdGenerator.name(), "systemd-networkd-generator");
@@ -211,6 +244,7 @@ mod tests {
             "services":[],"display":null}"#;
         let config: GuestConfig = serde_json::from_str(text).unwrap();
         assert_eq!((config.handover, config.network_owner), (Handover::Supervise, NetworkOwner::Airlock));
-        assert!(!serde_json::to_string(&config).unwrap().contains("network_owner"));
+        assert_eq!(config.network_addressing, Addressing::Static);
+        assert!(!serde_json::to_string(&config).unwrap().contains("network_"));
     }
 }

@@ -222,6 +222,7 @@ fn manifest(
         memory_mib: recipe.memory_mib,
         vcpus: recipe.vcpus,
         network_owner: recipe.network_owner,
+        network_addressing: recipe.network_addressing,
         on_address_conflict: recipe.on_address_conflict,
         handover: recipe.handover,
         readiness: recipe.readiness.clone(),

@@ -412,6 +412,22 @@ pub enum RecipeFault {
         /// The owner.
         owner: NetworkOwner,
     },
+    /// The owner is to ask a DHCP server, and nothing makes it.
+    #[error(
+        "network_owner is {}, which asks no DHCP server here (systemd-networkd, dhcpcd, ifupdown and network-manager do); \
+         network_addressing is \"dhcp\"",
+        owner.name()
+    )]
+    OwnerNeverAsks {
+        /// The owner.
+        owner: NetworkOwner,
+    },
+    /// The owner is to have its address written down, and no form of that is known for it.
+    #[error("network_owner is {}, which is given its address by DHCP only; network_addressing is not \"dhcp\"", owner.name())]
+    OwnerOnlyAsks {
+        /// The owner.
+        owner: NetworkOwner,
+    },
     /// No memory or no CPU.
     #[error("memory_mib and vcpus must be at least 1")]
     NoResources,

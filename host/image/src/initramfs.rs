@@ -28,6 +28,7 @@ pub(crate) fn guest_config(
         root_fs: RootFs::Erofs,
         handover: recipe.handover,
         network_owner: recipe.network_owner,
+        network_addressing: recipe.network_addressing,
         on_address_conflict: recipe.on_address_conflict,
         services: recipe.services.clone(),
         display: recipe.display.clone(),

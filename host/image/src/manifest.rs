@@ -6,7 +6,7 @@ use airlock_protocol::Stage;
 use airlock_protocol::guest_config::{Display, Handover, RootFs, Service};
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::{NetworkOwner, OnConflict};
+use crate::recipe::{Addressing, NetworkOwner, OnConflict};
 
 /// Version of the manifest's form. A manifest of another version is refused.
 pub const FORMAT: u32 = 1;
@@ -33,6 +33,9 @@ pub struct Manifest {
     pub vcpus: u8,
     /// Who configures the guest's network.
     pub network_owner: NetworkOwner,
+    /// Where that owner has the address from.
+    #[serde(default, skip_serializing_if = "Addressing::is_default")]
+    pub network_addressing: Addressing,
     /// What follows when somebody else changes the guest's address.
     #[serde(default, skip_serializing_if = "OnConflict::is_default")]
     pub on_address_conflict: OnConflict,
@@ -155,6 +158,7 @@ mod tests {
             memory_mib: 256,
             vcpus: 1,
             network_owner: NetworkOwner::Airlock,
+            network_addressing: Addressing::Static,
             on_address_conflict: OnConflict::Restore,
             handover: Handover::Supervise,
             readiness: vec![Stage::AgentUp, Stage::Reachable],

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use airlock_protocol::Stage;
+pub use airlock_protocol::guest_config::{Addressing, NetworkOwner, OnConflict};
 use airlock_protocol::guest_config::{Display, Handover, Service};
-pub use airlock_protocol::guest_config::{NetworkOwner, OnConflict};
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
@@ -52,6 +52,9 @@ pub struct Recipe {
     /// Who configures the guest's network.
     #[serde(default)]
     pub network_owner: NetworkOwner,
+    /// Where that owner has the address from.
+    #[serde(default, skip_serializing_if = "Addressing::is_default")]
+    pub network_addressing: Addressing,
     /// What follows when somebody else changes the guest's address.
     #[serde(default, skip_serializing_if = "OnConflict::is_default")]
     pub on_address_conflict: OnConflict,
@@ -275,10 +278,26 @@ fn validate(recipe: &Recipe) -> Result<(), RecipeFault> {
     {
         return Err(RecipeFault::OwnerWithoutInit { owner: recipe.network_owner });
     }
+    check_addressing(recipe.network_owner, recipe.network_addressing)?;
     for command in &recipe.run {
         check_path(command.first().map_or("", String::as_str))?;
     }
     Ok(())
+}
+
+/// Each form of an owner's configuration is written for the owners that it was tried with.
+fn check_addressing(owner: NetworkOwner, addressing: Addressing) -> Result<(), RecipeFault> {
+    use NetworkOwner as Owner;
+    let (does_static, does_dhcp) = match owner {
+        Owner::SystemdNetworkd | Owner::Dhcpcd | Owner::Ifupdown => (true, true),
+        Owner::NetworkManager => (false, true),
+        _ => (true, false),
+    };
+    match addressing {
+        Addressing::Static if !does_static => Err(RecipeFault::OwnerOnlyAsks { owner }),
+        Addressing::Dhcp if !does_dhcp => Err(RecipeFault::OwnerNeverAsks { owner }),
+        Addressing::Static | Addressing::Dhcp => Ok(()),
+    }
 }
 
 /// Names become arguments of tools and parts of file names.
@@ -362,6 +381,12 @@ readiness = ["agent_up", "reachable"]
         ));
         assert!(matches!(refused("network_owner = \"dhcpcd\""), RecipeFault::OwnerWithoutInit { .. }));
         assert!(parse("network_owner = \"dhcpcd\"\nhandover = \"init\"").is_ok());
+        let asks = "handover = \"init\"\nnetwork_addressing = \"dhcp\"\nnetwork_owner =";
+        assert!(parse(&format!("{asks} \"dhcpcd\"")).is_ok());
+        assert!(matches!(refused(&format!("{asks} \"kernel\"")), RecipeFault::OwnerNeverAsks { .. }));
+        assert!(matches!(refused("network_addressing = \"dhcp\""), RecipeFault::OwnerNeverAsks { .. }));
+        let static_only = "handover = \"init\"\nnetwork_owner = \"network-manager\"";
+        assert!(matches!(refused(static_only), RecipeFault::OwnerOnlyAsks { .. }));
         let root = "[[users]]\nname = \"root\"\nuid = 5\nhome = \"/root\"\nshell = \"/bin/sh\"";
         assert!(matches!(refused(root), RecipeFault::UserTaken { .. }));
         let without_display = BASE.replace("\"reachable\"", "\"reachable\", \"display_up\"");

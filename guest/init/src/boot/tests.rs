@@ -19,6 +19,7 @@ fn config() -> GuestConfig {
         root_fs: RootFs::Erofs,
         handover: Handover::Supervise,
         network_owner: NetworkOwner::Airlock,
+        network_addressing: Default::default(),
         on_address_conflict: Default::default(),
         services: vec![Service { name: "xvnc".into(), command: vec!["/usr/bin/Xvnc".into()], ..agent_service() }],
         display: None,

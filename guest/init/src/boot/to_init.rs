@@ -28,7 +28,8 @@ pub(super) fn hand_over_to_init(
     let facts = kernel.inspect_root(wanted_init(&cmdline));
     let successor = handover::successor(&facts);
     let interface = link.and_then(|link| Some(Interface { dev: link.name.clone(), mac: link.mac? }));
-    for placed in handover::placements(&facts, &successor, guest.network_owner, (boot, keys), interface.as_ref()) {
+    let ownership = (guest.network_owner, guest.network_addressing);
+    for placed in handover::placements(&facts, &successor, ownership, (boot, keys), interface.as_ref()) {
         if let Err(error) = kernel.place(&placed) {
             report.failed(kernel, Stage::HandedOver, &error);
         }

@@ -1,13 +1,14 @@
 //! The lease in the words of the manager that owns the interface, when that is not airlock-init.
 //!
-//! The address is the same as ever, that of `ip=`: none of these asks a server. Names are written where the manager has no
-//! other way, and the interface then keeps its name; wherever it can, the manager matches by MAC.
+//! The address is the same as ever, that of `ip=`: written down for the manager, or ([`Addressing::Dhcp`]) what the host's DHCP
+//! server answers when the manager asks, together with everything else of the lease. Names are written where the manager has
+//! no other way, and the interface then keeps its name; wherever it can, the manager matches by MAC.
 
 use std::net::Ipv4Addr;
 
 use airlock_protocol::BootConfig;
 use airlock_protocol::boot_config::NetworkKeys;
-use airlock_protocol::guest_config::NetworkOwner;
+use airlock_protocol::guest_config::{Addressing, NetworkOwner};
 use airlock_protocol::ip_param::Netmask;
 
 use super::{Interface, Placed, RootFacts};
@@ -19,12 +20,15 @@ const UNITS: &str = "/run/systemd/system";
 /// The files that make `owner` configure the interface. Nothing without an address, or if the owner reads `ip=` itself.
 pub fn files(
     facts: &RootFacts,
-    owner: NetworkOwner,
+    (owner, addressing): (NetworkOwner, Addressing),
     (boot, keys): (&BootConfig, &NetworkKeys),
     interface: &Interface,
 ) -> Vec<Placed> {
-    let Some(lease) = Lease::of(boot, keys) else { return Vec::new() };
-    let mut placed = in_the_words_of(facts, owner, boot, &lease, interface);
+    let mut placed = match (addressing, Lease::of(boot, keys)) {
+        (Addressing::Dhcp, _) => made_to_ask(facts, owner, interface),
+        (Addressing::Static, Some(lease)) => in_the_words_of(facts, owner, boot, &lease, interface),
+        (Addressing::Static, None) => return Vec::new(),
+    };
     if knows_it_by_name(owner) {
         // Before udev gives it another name (systemd.link(5)).
         let Interface { dev, mac } = interface;
@@ -49,6 +53,8 @@ fn in_the_words_of(
 ) -> Vec<Placed> {
     match owner {
         NetworkOwner::Airlock | NetworkOwner::Script | NetworkOwner::Kernel => Vec::new(),
+        // It is given its address by DHCP only.
+        NetworkOwner::NetworkManager => Vec::new(),
         NetworkOwner::SystemdNetworkdGenerator => {
             let generator = "systemd-network-generator.service";
             [enabled(facts, generator, "sysinit.target"), networkd_enabled(facts)].concat()
@@ -82,6 +88,43 @@ fn in_the_words_of(
             vec![Placed::text("/etc/dhcpcd.conf", format!("{existing}\n{}", lease.dhcpcd(interface)))]
         }
         NetworkOwner::Ifupdown => vec![Placed::text("/etc/network/interfaces", lease.ifupdown(interface))],
+    }
+}
+
+/// What makes `owner` ask the host's DHCP server over our interface, and nobody else for anything.
+fn made_to_ask(facts: &RootFacts, owner: NetworkOwner, Interface { dev, mac }: &Interface) -> Vec<Placed> {
+    match owner {
+        NetworkOwner::SystemdNetworkd => {
+            let text = format!(
+                "[Match]\nMACAddress={mac}\n\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n\n\
+                 [DHCPv4]\nClientIdentifier=mac\nUseDomains=yes\n"
+            );
+            [vec![Placed::text("/run/systemd/network/00-airlock.network", text)], networkd_enabled(facts)].concat()
+        }
+        NetworkOwner::Dhcpcd => {
+            let existing = facts.texts.get("/etc/dhcpcd.conf").map_or("", String::as_str);
+            let text = format!("{existing}\ninterface {dev}\nnoipv6\nnoipv4ll\nnoarp\n");
+            vec![Placed::text("/etc/dhcpcd.conf", text)]
+        }
+        NetworkOwner::Ifupdown => {
+            let text = format!("auto lo\niface lo inet loopback\n\nauto {dev}\niface {dev} inet dhcp\n");
+            vec![Placed::text("/etc/network/interfaces", text)]
+        }
+        // It asks on every interface that nobody configured. Its own way of doing so needs no file that only root may read.
+        NetworkOwner::NetworkManager => {
+            let text = format!(
+                "[main]\nno-auto-default=except:mac:{mac}\n\n[connection-airlock]\nipv6.method=disabled\n\
+                 ipv4.link-local=2\n\n[device-airlock]\nmatch-device=mac:{mac}\nmanaged=1\n"
+            );
+            vec![Placed::text("/run/NetworkManager/conf.d/00-airlock.conf", text)]
+        }
+        // Recipes with these are refused.
+        NetworkOwner::Airlock
+        | NetworkOwner::SystemdNetworkdGenerator
+        | NetworkOwner::CloudInit
+        | NetworkOwner::Netplan
+        | NetworkOwner::Script
+        | NetworkOwner::Kernel => Vec::new(),
     }
 }
 

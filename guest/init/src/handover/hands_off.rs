@@ -49,6 +49,7 @@ impl Manager {
         match owner {
             Owner::Airlock | Owner::Script | Owner::Kernel => false,
             Owner::SystemdNetworkd | Owner::SystemdNetworkdGenerator => self == Self::Networkd,
+            Owner::NetworkManager => self == Self::NetworkManager,
             Owner::Netplan => matches!(self, Self::Networkd | Self::NetworkManager),
             Owner::Dhcpcd => self == Self::Dhcpcd,
             Owner::Ifupdown => self == Self::Ifupdown,

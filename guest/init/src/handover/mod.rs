@@ -18,7 +18,7 @@ pub mod identity_files;
 pub mod unit;
 
 use airlock_protocol::boot_config::NetworkKeys;
-use airlock_protocol::guest_config::NetworkOwner;
+use airlock_protocol::guest_config::{Addressing, NetworkOwner};
 use airlock_protocol::{BootConfig, MacAddr};
 
 use crate::identity::Identity;
@@ -118,7 +118,7 @@ impl Placed {
 pub fn placements(
     facts: &RootFacts,
     successor: &Successor,
-    owner: NetworkOwner,
+    (owner, addressing): (NetworkOwner, Addressing),
     (boot, keys): (&BootConfig, &NetworkKeys),
     interface: Option<&Interface>,
 ) -> Vec<Placed> {
@@ -129,7 +129,7 @@ pub fn placements(
     }
     if let Some(interface) = interface {
         placed.extend(hands_off::files(facts, owner, interface));
-        placed.extend(addressing::files(facts, owner, (boot, keys), interface));
+        placed.extend(addressing::files(facts, (owner, addressing), (boot, keys), interface));
     }
     placed
 }

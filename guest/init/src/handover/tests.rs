@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use airlock_protocol::guest_config::NetworkOwner;
+use airlock_protocol::guest_config::{Addressing, NetworkOwner};
 
 use super::*;
 use crate::succession::place;
@@ -194,7 +194,13 @@ fn the_image_s_hosts_are_added_to() {
 fn a_unit_is_written_for_systemd_only_and_every_target_wants_it() {
     let (boot, keys) = config("");
     let placed = |facts: &RootFacts| {
-        placements(facts, &successor(facts), NetworkOwner::Airlock, (&boot, &keys), Some(&interface()))
+        placements(
+            facts,
+            &successor(facts),
+            (NetworkOwner::Airlock, Addressing::Static),
+            (&boot, &keys),
+            Some(&interface()),
+        )
     };
     let of_systemd = placed(&with_init("/sbin/init", "/usr/lib/systemd/systemd", &[]));
     let unit = text_at(&of_systemd, "/run/systemd/system/airlock.service").unwrap();
@@ -243,6 +249,7 @@ fn managers_are_told_where_they_are_installed_and_not_when_they_own() {
         (Netplan, [false, false, true, true, true]),
         (Dhcpcd, [true, true, false, true, true]),
         (Ifupdown, [true, true, true, false, true]),
+        (NetworkManager, [true, false, true, true, true]),
         (CloudInit, [false, false, true, false, false]),
     ] {
         assert_eq!(told(owner), expected, "{owner:?}");
@@ -262,7 +269,7 @@ fn each_owner_gets_the_lease_in_its_own_words() {
     use NetworkOwner::*;
     let written = |owner, path: &str, extra: &str| {
         let (boot, keys) = config(extra);
-        let placed = addressing::files(&facts(&[]), owner, (&boot, &keys), &interface());
+        let placed = addressing::files(&facts(&[]), (owner, Addressing::Static), (&boot, &keys), &interface());
         text_at(&placed, path).unwrap_or_else(|| panic!("{owner:?}: {placed:?}")).to_owned()
     };
     let more = "airlock.mtu=1400 airlock.search=a.example airlock.dns=9.9.9.9";
@@ -298,11 +305,47 @@ fn each_owner_gets_the_lease_in_its_own_words() {
         "[Match]\nMACAddress=06:00:c0:a8:64:08\n\n[Link]\nName=eth0\n",
     );
     for owner in [Dhcpcd, Ifupdown, CloudInit, Script, SystemdNetworkdGenerator] {
-        assert!(addressing::files(&facts(&ALL_MANAGERS), owner, (&boot, &keys), &interface()).contains(&kept));
+        assert!(
+            addressing::files(&facts(&ALL_MANAGERS), (owner, Addressing::Static), (&boot, &keys), &interface())
+                .contains(&kept)
+        );
     }
     for owner in [Airlock, Kernel] {
-        assert_eq!(addressing::files(&facts(&ALL_MANAGERS), owner, (&boot, &keys), &interface()), vec![]);
+        assert_eq!(
+            addressing::files(&facts(&ALL_MANAGERS), (owner, Addressing::Static), (&boot, &keys), &interface()),
+            vec![]
+        );
     }
+}
+
+#[test]
+fn an_owner_that_asks_is_told_no_address() {
+    use NetworkOwner::*;
+    let (boot, keys) = config("airlock.dns=9.9.9.9 airlock.mtu=1400");
+    let mut facts = facts(&ALL_MANAGERS);
+    facts.texts.insert("/etc/dhcpcd.conf".into(), "hostname\n".into());
+    let placed = |owner| addressing::files(&facts, (owner, Addressing::Dhcp), (&boot, &keys), &interface());
+    let network = "/run/systemd/network/00-airlock.network";
+    for (owner, path, says) in [
+        (SystemdNetworkd, network, "[Match]\nMACAddress=06:00:c0:a8:64:08\n\n[Network]\nDHCP=ipv4\n"),
+        (Dhcpcd, "/etc/dhcpcd.conf", "hostname\n\ninterface eth0\nnoipv6\nnoipv4ll\nnoarp\n"),
+        (Ifupdown, "/etc/network/interfaces", "auto eth0\niface eth0 inet dhcp\n"),
+        (
+            NetworkManager,
+            "/run/NetworkManager/conf.d/00-airlock.conf",
+            "no-auto-default=except:mac:06:00:c0:a8:64:08\n",
+        ),
+    ] {
+        let placed = placed(owner);
+        let text = text_at(&placed, path).unwrap_or_else(|| panic!("{owner:?}: {placed:?}"));
+        assert!(text.contains(says), "{owner:?}: {text}");
+        let told: Vec<&str> =
+            placed.iter().filter_map(|placed| text_at(std::slice::from_ref(placed), &placed.path)).collect();
+        assert!(told.iter().all(|text| !text.contains("192.168.100") && !text.contains("1400")), "{owner:?}: {told:?}");
+    }
+    let keeps_its_name = |owner| text_at(&placed(owner), "/run/systemd/network/00-airlock.link").is_some();
+    assert!(keeps_its_name(Dhcpcd) && keeps_its_name(Ifupdown) && !keeps_its_name(SystemdNetworkd));
+    assert_eq!(placed(Airlock), vec![]);
 }
 
 #[test]
