@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::admission::Limits;
 use crate::evidence::EvidenceLimits;
 use crate::network::{NetworkSpec, UPLINK_LINK, Uplink};
+use crate::vmm::Transport;
 
 /// A validated configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,8 @@ pub struct Config {
     pub network: NetworkSpec,
     /// Which VMM runs the guests.
     pub driver: DriverChoice,
+    /// How that VMM is set up.
+    pub vmm: VmmConfig,
     /// Seconds from `planned` to `ready` before a boot fails.
     pub boot_deadline_s: u64,
     /// Seconds from the start of a session until it expires.
@@ -34,6 +37,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long evidence of failures is kept.
     pub evidence: EvidenceLimits,
+    /// Which images may be used.
+    pub images: ImageRules,
     /// The demonstration authorization server inside the namespace.
     pub demo_idp: DemoIdp,
     /// NICs put before ours in every VM; shows that the guest finds its own by MAC.
@@ -52,11 +57,13 @@ impl Default for Config {
             public_url: None,
             network: NetworkSpec::default(),
             driver: DriverChoice::Auto,
+            vmm: VmmConfig::default(),
             boot_deadline_s: 120,
             session_deadline_s: 900,
             session_max_s: 3600,
             limits: Limits::default(),
             evidence: EvidenceLimits::default(),
+            images: ImageRules::default(),
             demo_idp: DemoIdp::default(),
             extra_nics: 0,
             predictable_names: false,
@@ -76,6 +83,22 @@ pub enum DriverChoice {
     QemuKvm,
     /// QEMU with emulation.
     QemuTcg,
+}
+
+/// What all guests' VMMs have in common, `[vmm]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VmmConfig {
+    /// How guests meet their devices: `pci` or `mmio`.
+    pub transport: Transport,
+}
+
+/// Which images may be used, `[images]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImageRules {
+    /// Refuses sessions in an image that was published without a boot test.
+    pub require_verified: bool,
 }
 
 /// The demonstration authorization server.
@@ -159,6 +182,11 @@ impl Config {
                 return refuse("network.egress.allow", net, expected);
             }
         }
+        if !self.network.guest.is_sound() {
+            let guest = &self.network.guest;
+            let value = format!("search {:?}, mtu {:?}", guest.search, guest.mtu);
+            return refuse("network.guest", &value, "domains of letters, digits and -, and an MTU from 68 to 65535");
+        }
         if !(5..=3600).contains(&self.boot_deadline_s) {
             return refuse("boot_deadline_s", &self.boot_deadline_s, "between 5 and 3600 seconds");
         }
@@ -233,6 +261,19 @@ mod tests {
     }
 
     #[test]
+    fn devices_can_be_met_in_another_way() {
+        let config = Config::parse("[vmm]\ntransport = \"mmio\"\n").unwrap();
+        assert_eq!((config.vmm.transport, Config::default().vmm.transport), (Transport::Mmio, Transport::Pci));
+        assert!(Config::parse("[vmm]\ntransport = \"isa\"\n").is_err());
+    }
+
+    #[test]
+    fn images_without_a_boot_test_can_be_refused() {
+        assert!(Config::parse("[images]\nrequire_verified = true\n").unwrap().images.require_verified);
+        assert!(!Config::default().images.require_verified);
+    }
+
+    #[test]
     fn reads_a_way_out() {
         let config = Config::parse(
             "[network.egress]\nuplink = \"namespace:isp\"\nallow = [\"10.1.0.0/16\"]\n[demo_idp]\nport = 4090\n",
@@ -259,6 +300,9 @@ mod tests {
             ("[network]\nbridge = \"a-bridge-name-too-long\"", "network.bridge"),
             ("[network]\nnamespace = \"../x\"", "network.namespace"),
             ("[network]\nbridge = \"uplink0\"", "network.bridge"),
+            ("[network.guest]\nmtu = 67", "network.guest"),
+            ("[network.guest]\nsearch = [\"a b\"]", "network.guest"),
+            ("[network.guest]\nsearch = [\"\"]", "network.guest"),
             ("[network.egress]\nuplink = \"namespace:../x\"", "network.egress.uplink"),
             ("[network.egress]\nuplink = \"namespace:airlock\"", "network.egress.uplink"),
             ("[network.egress]\ntransit = \"192.168.100.248/30\"", "network.egress.transit"),

@@ -4,6 +4,7 @@
 //! * [`config`]: the daemon's configuration, parsed and validated before anything is opened
 //! * [`network`]: the private network of an installation and the names in it
 //! * [`firewall`]: what guests may send, as text for nftables
+//! * [`seed`]: what cloud-init is told on its seed drive
 //! * [`vmm`]: what a VMM driver is asked to start
 //! * [`provider`]: how a tool signs in
 //! * [`cause`]: the fault catalogue's codes, each with its remedy
@@ -26,6 +27,7 @@ pub mod network;
 pub mod provider;
 pub mod reconcile;
 pub mod redaction;
+pub mod seed;
 pub mod session;
 pub mod step;
 pub mod vmm;

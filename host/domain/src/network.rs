@@ -2,8 +2,9 @@
 
 mod egress;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use airlock_protocol::boot_config::NetworkKeys;
 use airlock_protocol::ip_param::{Autoconf, IpParam, Netmask};
 use airlock_protocol::{BootConfig, MacAddr};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ pub struct NetworkSpec {
     pub subnet: Subnet,
     /// How guests reach the outside.
     pub egress: EgressSpec,
+    /// What guests are told besides their address.
+    pub guest: GuestNetwork,
     /// TCP ports of the gateway that guests may reach. Not in the file: the port of the demonstration server is the only one,
     /// and it is open whether or not that runs, because `airlock up` switches it on after the file was read.
     #[serde(skip)]
@@ -38,8 +41,33 @@ impl Default for NetworkSpec {
             bridge: "br0".into(),
             subnet,
             egress: EgressSpec::default(),
+            guest: GuestNetwork::default(),
             served_ports: vec![4080],
         }
+    }
+}
+
+/// What guests are told of their network besides the lease, `[network.guest]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GuestNetwork {
+    /// DNS servers in the order in which they are asked. Guests reach them only where `egress` lets them.
+    pub dns: Vec<IpAddr>,
+    /// Domains in which short names are looked for.
+    pub search: Vec<String>,
+    /// MTU of the guests' interface in bytes; the driver's own (1500) if absent.
+    pub mtu: Option<u16>,
+}
+
+impl GuestNetwork {
+    /// As keys of the kernel command line.
+    pub fn keys(&self) -> NetworkKeys {
+        NetworkKeys { dns: self.dns.clone(), search: self.search.clone(), mtu: self.mtu }
+    }
+
+    /// Whether a guest's init reads back what it is told.
+    pub fn is_sound(&self) -> bool {
+        NetworkKeys::parse(&self.keys().to_cmdline()) == Ok(self.keys())
     }
 }
 

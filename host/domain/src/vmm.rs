@@ -7,6 +7,7 @@ use airlock_protocol::MacAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::VmId;
+use crate::seed::Seed;
 
 /// Which VMM runs a guest, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -30,6 +31,17 @@ impl std::fmt::Display for DriverKind {
     }
 }
 
+/// How a guest meets its virtio devices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// On a PCI bus.
+    #[default]
+    Pci,
+    /// At addresses in memory, as on machines without PCI.
+    Mmio,
+}
+
 /// One VM to start. Everything it names exists already.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmmSpec {
@@ -51,6 +63,19 @@ pub struct VmmSpec {
     pub vcpus: u8,
     /// Network interfaces in the order of their slots.
     pub nics: Vec<Nic>,
+    /// How it meets its devices.
+    #[serde(default)]
+    pub transport: Transport,
+    /// What its seed drive holds ([`VmmSpec::seed_drive`]); none if its image reads none.
+    #[serde(default)]
+    pub seed: Option<Seed>,
+}
+
+impl VmmSpec {
+    /// Where the seed drive is, in the VM's directory.
+    pub fn seed_drive(&self) -> Option<PathBuf> {
+        self.seed.as_ref().map(|_| self.dir.join("seed.img"))
+    }
 }
 
 /// Everything that the steps of one VM need, decided before the first of them.

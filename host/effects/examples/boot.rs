@@ -51,6 +51,8 @@ async fn main() {
         memory_mib: 1024,
         vcpus: 2,
         nics: vec![Nic { tap: Some(tap.name.clone()), mac: MacAddr::from_lease(addr) }],
+        transport: Default::default(),
+        seed: None,
     };
     let driver = QemuDriver::new(Accel::Tcg);
     let mut tail = console::tail(&driver.paths(&dir).console, 0).unwrap();

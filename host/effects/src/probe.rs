@@ -116,6 +116,8 @@ async fn boot_in(kernel: &Path, initramfs: &Path, dir: &Path, deadline: Duration
         memory_mib: 256,
         vcpus: 1,
         nics: Vec::new(),
+        transport: Default::default(),
+        seed: None,
     };
     let log = dir.join("vmm.log");
     let mut tail = console::tail(&dir.join("console.log"), 0).map_err(|error| chain(&error))?;

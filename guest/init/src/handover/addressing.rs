@@ -26,7 +26,7 @@ pub fn files(
 ) -> Vec<Placed> {
     let mut placed = match (addressing, Lease::of(boot, keys)) {
         (Addressing::Dhcp, _) => made_to_ask(facts, owner, interface),
-        (Addressing::Static, Some(lease)) => in_the_words_of(facts, owner, boot, &lease, interface),
+        (Addressing::Static, Some(lease)) => in_the_words_of(facts, owner, &lease, interface),
         (Addressing::Static, None) => return Vec::new(),
     };
     if knows_it_by_name(owner) {
@@ -41,16 +41,10 @@ pub fn files(
 /// Whether `owner` finds the interface by its name only, which must stay what it was then.
 const fn knows_it_by_name(owner: NetworkOwner) -> bool {
     use NetworkOwner as Owner;
-    matches!(owner, Owner::Dhcpcd | Owner::Ifupdown | Owner::CloudInit) || owner.reads_ip()
+    matches!(owner, Owner::Dhcpcd | Owner::Ifupdown) || owner.reads_ip()
 }
 
-fn in_the_words_of(
-    facts: &RootFacts,
-    owner: NetworkOwner,
-    boot: &BootConfig,
-    lease: &Lease,
-    interface: &Interface,
-) -> Vec<Placed> {
+fn in_the_words_of(facts: &RootFacts, owner: NetworkOwner, lease: &Lease, interface: &Interface) -> Vec<Placed> {
     match owner {
         NetworkOwner::Airlock | NetworkOwner::Script | NetworkOwner::Kernel => Vec::new(),
         // It is given its address by DHCP only.
@@ -64,25 +58,11 @@ fn in_the_words_of(
             [vec![file], networkd_enabled(facts)].concat()
         }
         NetworkOwner::Netplan => {
-            let route = lease.gateway.map(|via| format!("routes: [{{to: \"0.0.0.0/0\", via: \"{via}\"}}]"));
-            let text = lease.netplan(interface, "network:\n", "  ", route);
-            let file = Placed::text("/run/netplan/90-airlock.yaml", text);
+            let file = Placed::text("/run/netplan/90-airlock.yaml", lease.netplan(interface));
             [vec![file], networkd_enabled(facts)].concat()
         }
-        NetworkOwner::CloudInit => {
-            let seed = "/var/lib/cloud/seed/nocloud";
-            let host = boot.ip.hostname.as_deref().unwrap_or("airlock");
-            // Routes would become calls of route(8), which a small image lacks; this becomes ifupdown's own word.
-            let gateway = lease.gateway.map(|via| format!("gateway4: \"{via}\""));
-            vec![
-                Placed::text(
-                    format!("{seed}/meta-data"),
-                    format!("instance-id: {}\nlocal-hostname: {host}\n", boot.vm_id),
-                ),
-                Placed::text(format!("{seed}/user-data"), "#cloud-config\n{}\n"),
-                Placed::text(format!("{seed}/network-config"), lease.netplan(interface, "", "", gateway)),
-            ]
-        }
+        // It reads a drive that the host made.
+        NetworkOwner::CloudInit => Vec::new(),
         NetworkOwner::Dhcpcd => {
             let existing = facts.texts.get("/etc/dhcpcd.conf").map_or("", String::as_str);
             vec![Placed::text("/etc/dhcpcd.conf", format!("{existing}\n{}", lease.dhcpcd(interface)))]
@@ -169,24 +149,16 @@ impl Lease {
         text + &optional("Domains=", joined(&self.search, " "), "\n")
     }
 
-    /// Version 2 of the network configuration, which cloud-init and netplan share but for the way of saying the default route.
-    fn netplan(&self, interface: &Interface, head: &str, indent: &str, gateway: Option<String>) -> String {
-        let Interface { dev, mac } = interface;
-        let mut lines = vec![
-            "version: 2".to_owned(),
-            "ethernets:".to_owned(),
-            format!("  {dev}:"),
-            format!("    match: {{macaddress: \"{mac}\"}}"),
-            format!("    addresses: [\"{}\"]", self.cidr()),
-        ];
-        lines.extend(self.mtu.map(|mtu| format!("    mtu: {mtu}")));
-        lines.extend(gateway.map(|gateway| format!("    {gateway}")));
+    fn netplan(&self, Interface { dev, mac }: &Interface) -> String {
+        let mut text = format!("network:\n  version: 2\n  ethernets:\n    {dev}:\n");
+        text += &format!("      match: {{macaddress: \"{mac}\"}}\n      addresses: [\"{}\"]\n", self.cidr());
+        text += &optional("      mtu: ", self.mtu, "\n");
+        text += &optional("      routes: [{to: \"0.0.0.0/0\", via: \"", self.gateway, "\"}]\n");
         let quoted = |list: &[String]| list.iter().map(|item| format!("\"{item}\"")).collect::<Vec<_>>().join(", ");
         let (servers, search) = (quoted(&self.servers), quoted(&self.search));
-        if !servers.is_empty() || !search.is_empty() {
-            lines.push(format!("    nameservers: {{addresses: [{servers}], search: [{search}]}}"));
-        }
-        lines.iter().fold(head.to_owned(), |text, line| format!("{text}{indent}{line}\n"))
+        let names = format!("{{addresses: [{servers}], search: [{search}]}}");
+        let any = !servers.is_empty() || !search.is_empty();
+        text + &optional("      nameservers: ", any.then_some(names), "\n")
     }
 
     fn dhcpcd(&self, interface: &Interface) -> String {

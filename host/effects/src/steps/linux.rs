@@ -16,7 +16,7 @@ use airlock_domain::vmm::{ProcessId, VmPlan, VmTraces};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{EffectError, Effects, Record};
+use super::{EffectError, Effects, Record, seed};
 use crate::files::{self, FileError};
 use crate::memory::Memory;
 use crate::network::{Network, NetworkError};
@@ -90,6 +90,10 @@ impl Effects for LinuxEffects {
                 let path = spec.dir.join("vm.json");
                 let json = serde_json::to_vec_pretty(spec)
                     .map_err(|error| FileError::Write { path: path.clone(), source: error.into() })?;
+                if let (Some(path), Some(seed)) = (spec.seed_drive(), &spec.seed) {
+                    let image = seed::image(seed).map_err(|source| EffectError::Seed { vm_id: spec.vm_id, source })?;
+                    files::replace(&path, &image, files::PRIVATE_FILE)?;
+                }
                 files::replace(&path, &json, files::PRIVATE_FILE)?;
             }
             Step::SpawnVmm => self.spawn_vmm(plan, record).await?,

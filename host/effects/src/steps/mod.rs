@@ -6,6 +6,7 @@
 
 mod fake;
 mod linux;
+mod seed;
 #[cfg(test)]
 mod tests;
 
@@ -76,6 +77,15 @@ pub enum EffectError {
         #[source]
         source: std::io::Error,
     },
+    /// The seed drive cannot be put together.
+    #[error("make the seed drive of VM {vm_id}")]
+    Seed {
+        /// The VM.
+        vm_id: VmId,
+        /// What is wrong with it.
+        #[source]
+        source: std::io::Error,
+    },
     /// The VMM did not start, or did not end.
     #[error(transparent)]
     Driver(#[from] DriverError),
@@ -110,7 +120,7 @@ impl EffectError {
             Self::File(error) => error.cause(),
             Self::Image { .. } => Some("image_missing"),
             Self::Driver(error) => error.cause(),
-            Self::Process(_) | Self::Record { .. } | Self::Look { .. } => None,
+            Self::Seed { .. } | Self::Process(_) | Self::Record { .. } | Self::Look { .. } => None,
         }
     }
 }

@@ -33,6 +33,8 @@ fn plan(state_dir: &std::path::Path) -> VmPlan {
         memory_mib: 64,
         vcpus: 1,
         nics: vec![Nic { tap: Some(vm_id.tap_name()), mac: MacAddr::from_lease(address) }],
+        transport: Default::default(),
+        seed: None,
     };
     VmPlan { address, driver: DriverKind::QemuTcg, vmm }
 }

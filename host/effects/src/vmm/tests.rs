@@ -63,6 +63,8 @@ impl Bench {
             memory_mib: 64,
             vcpus: 1,
             nics: Vec::new(),
+            transport: Default::default(),
+            seed: None,
         }
     }
 }

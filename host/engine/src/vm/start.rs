@@ -3,11 +3,13 @@
 use airlock_domain::Cause;
 use airlock_domain::boot::{BootEvent, Failure};
 use airlock_domain::network::boot_config;
+use airlock_domain::seed::Seed;
 use airlock_domain::session::SessionEvent as Event;
 use airlock_domain::step::{self, Step};
 use airlock_domain::vmm::{Nic, ProcessId, VmPlan, VmmSpec};
 use airlock_effects::process::ProcessHandle;
 use airlock_effects::vmm::VmmHandle;
+use airlock_protocol::guest_config::NetworkOwner;
 use airlock_protocol::{MacAddr, Stage};
 
 use super::{VmTask, store_failure};
@@ -63,20 +65,20 @@ impl VmTask {
         let (vm_id, config) = (self.session.vm_id, &self.ctx.config);
         let ours = Nic { tap: Some(vm_id.tap_name()), mac: MacAddr::from_lease(self.address) };
         let extra = (0..config.extra_nics).map(|n| Nic { tap: None, mac: MacAddr([0x02, 0, 0, 0, 0, n]) });
+        let (boot, keys) = (boot_config(vm_id, config.network.subnet, self.address), config.network.guest.keys());
+        let reads_seed = self.image.manifest.network_owner == NetworkOwner::CloudInit;
         let vmm = VmmSpec {
             vm_id,
             dir: self.ctx.vm_dir(vm_id),
             kernel: self.image.kernel_path(),
             initramfs: self.image.initramfs_path(),
             rootfs: self.image.rootfs_path(),
-            cmdline: format!(
-                "{}{}",
-                boot_config(vm_id, config.network.subnet, self.address).to_cmdline(),
-                config.naming()
-            ),
+            cmdline: format!("{}{}{}", boot.to_cmdline(), keys.to_cmdline(), config.naming()),
             memory_mib: self.image.manifest.memory_mib,
             vcpus: self.image.manifest.vcpus,
             nics: extra.chain([ours]).collect(),
+            transport: config.vmm.transport,
+            seed: if reads_seed { Seed::of(&boot, &keys) } else { None },
         };
         VmPlan { address: self.address, driver: self.session.driver, vmm }
     }

@@ -74,6 +74,8 @@ pub fn plan_of(session: &SessionRecord, state_dir: &Path) -> VmPlan {
         memory_mib: session.memory_mib,
         vcpus: 1,
         nics: vec![Nic { tap: Some(vm_id.tap_name()), mac: MacAddr::from_lease(address) }],
+        transport: Default::default(),
+        seed: None,
     };
     VmPlan { address, driver: session.driver, vmm }
 }

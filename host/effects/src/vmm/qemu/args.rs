@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use airlock_domain::vmm::{Nic, VmmSpec};
+use airlock_domain::vmm::{Nic, Transport, VmmSpec};
 use airlock_protocol::paths::CONTROL_PORT_NAME;
 
 use super::Accel;
@@ -19,54 +19,96 @@ const CMDLINE: &str = "console=ttyS0 reboot=t panic=-1 quiet loglevel=4 random.t
 /// Under TCG the time stamp counter is the host's clock, timer checks only burn time, and code patching for SMP costs translation.
 const CMDLINE_TCG: &str = "tsc=reliable no_timer_check noreplace-smp";
 
-/// The kernel command line: the machine's part, then the VM's.
-pub fn kernel_cmdline(spec: &VmmSpec, accel: Accel) -> String {
+/// The kernel command line: the machine's part, then the VM's. `tsc_khz` is the rate of the host's time stamp counter, for
+/// machines that have nothing to measure it by.
+pub fn kernel_cmdline(spec: &VmmSpec, accel: Accel, tsc_khz: Option<u32>) -> String {
+    let rate = tsc_khz.filter(|_| needs_tsc_khz(spec, accel)).map(|khz| format!("tsc_early_khz={khz} "));
     match accel {
-        Accel::Tcg => format!("{CMDLINE} {CMDLINE_TCG} {}", spec.cmdline),
+        Accel::Tcg => format!("{CMDLINE} {CMDLINE_TCG} {}{}", rate.unwrap_or_default(), spec.cmdline),
         Accel::Kvm => format!("{CMDLINE} {}", spec.cmdline),
     }
 }
 
+/// Whether the guest must be told the rate of its time stamp counter.
+pub fn needs_tsc_khz(spec: &VmmSpec, accel: Accel) -> bool {
+    (spec.transport, accel) == (Transport::Mmio, Accel::Tcg)
+}
+
 /// Arguments for QEMU, to be run in the VM's directory.
-pub fn qemu_args(spec: &VmmSpec, accel: Accel) -> Vec<OsString> {
-    let mut args = Args::default();
+pub fn qemu_args(spec: &VmmSpec, accel: Accel, tsc_khz: Option<u32>) -> Vec<OsString> {
+    let mut args = Args { mmio: spec.transport == Transport::Mmio, ..Args::default() };
     args.machine(spec, accel);
-    args.kernel(spec, accel);
+    args.kernel(spec, accel, tsc_khz);
     // Read-only and shared by all VMs: the host's page cache holds it once, and nothing is copied.
-    args.option("-blockdev", keyed("driver=file,node-name=root-file,read-only=on,aio=threads,filename=", &spec.rootfs));
-    args.option("-blockdev", "driver=raw,node-name=root,read-only=on,file=root-file");
-    args.option("-device", "virtio-blk-pci,drive=root");
+    args.drive("root", &spec.rootfs);
+    if let Some(seed) = spec.seed_drive() {
+        // Behind the root, which is /dev/vda; this one is found by its label.
+        args.drive("seed", &seed);
+    }
     for (slot, nic) in spec.nics.iter().enumerate() {
         args.nic(slot, nic);
     }
-    args.option("-device", "virtio-rng-pci");
-    args.option("-device", "virtio-serial-pci");
+    args.virtio("rng", "");
+    args.virtio("serial", "");
     args.option("-chardev", format!("socket,id=agent,path={CONTROL_SOCKET},server=on,wait=off"));
     args.option("-device", format!("virtserialport,chardev=agent,name={CONTROL_PORT_NAME}"));
-    args.0
+    args.list
 }
 
 /// Arguments for a guest without disk, network and control channel: only its console speaks.
 pub fn probe_args(spec: &VmmSpec, accel: Accel) -> Vec<OsString> {
     let mut args = Args::default();
     args.machine(spec, accel);
-    args.kernel(spec, accel);
-    args.0
+    args.kernel(spec, accel, None);
+    args.list
 }
 
 #[derive(Default)]
-struct Args(Vec<OsString>);
+struct Args {
+    list: Vec<OsString>,
+    mmio: bool,
+    /// Devices at addresses in memory so far; each has a bus of its own.
+    busses: usize,
+}
 
 impl Args {
     fn option(&mut self, name: &str, value: impl Into<OsString>) {
-        self.0.push(name.into());
-        self.0.push(value.into());
+        self.list.push(name.into());
+        self.list.push(value.into());
+    }
+
+    /// A virtio device with these properties, each with a comma before it.
+    fn virtio(&mut self, kind: &str, properties: &str) {
+        let device = if self.mmio {
+            // By themselves they would come in the opposite order.
+            let bus = self.busses;
+            self.busses += 1;
+            format!("virtio-{kind}-device,bus=virtio-mmio-bus.{bus}{properties}")
+        } else {
+            format!("virtio-{kind}-pci{properties}")
+        };
+        self.option("-device", device);
+    }
+
+    fn drive(&mut self, name: &str, path: &Path) {
+        let file = format!("driver=file,node-name={name}-file,read-only=on,aio=threads,filename=");
+        self.option("-blockdev", keyed(&file, path));
+        self.option("-blockdev", format!("driver=raw,node-name={name},read-only=on,file={name}-file"));
+        self.virtio("blk", &format!(",drive={name}"));
     }
 
     /// What every machine has, also one that is only a probe: no default devices, console to a file, QMP, no way out.
     fn machine(&mut self, spec: &VmmSpec, accel: Accel) {
         self.option("-name", format!("airlock-{}", spec.vm_id));
-        self.option("-machine", "q35,usb=off,hpet=off,vmport=off");
+        if self.mmio {
+            // ACPI names the devices, since Debian's kernel reads none from its command line (VIRTIO_MMIO_CMDLINE_DEVICES); timer
+            // chip and clock make it a machine that every kernel knows how to start on.
+            self.option("-machine", "microvm,acpi=on,pcie=off,usb=off,pic=on,pit=on,rtc=on");
+            // The virtio of today, not that of before 1.0, which is QEMU's default here.
+            self.option("-global", "virtio-mmio.force-legacy=false");
+        } else {
+            self.option("-machine", "q35,usb=off,hpet=off,vmport=off");
+        }
         match accel {
             Accel::Tcg => {
                 self.option("-cpu", "Nehalem");
@@ -80,7 +122,7 @@ impl Args {
         self.option("-smp", spec.vcpus.to_string());
         self.option("-m", spec.memory_mib.to_string());
         for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
-            self.0.push(flag.into());
+            self.list.push(flag.into());
         }
         // Not -nographic: with it the firmware writes to the console too, and the first byte must be the kernel's.
         self.option("-display", "none");
@@ -91,13 +133,13 @@ impl Args {
         self.option("-serial", "chardev:console");
     }
 
-    fn kernel(&mut self, spec: &VmmSpec, accel: Accel) {
+    fn kernel(&mut self, spec: &VmmSpec, accel: Accel, tsc_khz: Option<u32>) {
         self.option("-kernel", spec.kernel.as_os_str());
         self.option("-initrd", spec.initramfs.as_os_str());
-        self.option("-append", kernel_cmdline(spec, accel));
+        self.option("-append", kernel_cmdline(spec, accel, tsc_khz));
     }
 
-    /// Slot order is the order of PCI addresses, so the guest's kernel meets the interfaces in it.
+    /// Slot order is the order of addresses, so the guest's kernel meets the interfaces in it.
     fn nic(&mut self, slot: usize, nic: &Nic) {
         let id = format!("net{slot}");
         match &nic.tap {
@@ -105,8 +147,9 @@ impl Args {
             // A hub of its own with nobody else in it: a cable that leads nowhere.
             None => self.option("-netdev", format!("hubport,id={id},hubid={slot}")),
         }
-        // No option ROM: nothing is ever booted from the network.
-        self.option("-device", format!("virtio-net-pci,netdev={id},mac={},romfile=", nic.mac));
+        // No option ROM: nothing is ever booted from the network. Without PCI there is none.
+        let no_rom = if self.mmio { "" } else { ",romfile=" };
+        self.virtio("net", &format!(",netdev={id},mac={}{no_rom}", nic.mac));
     }
 }
 
@@ -141,25 +184,64 @@ mod tests {
                 Nic { tap: None, mac: "06:00:00:00:00:01".parse().unwrap() },
                 Nic { tap: Some("fc-0123456789".into()), mac: "06:00:c0:a8:64:08".parse().unwrap() },
             ],
+            transport: Transport::Pci,
+            seed: None,
         }
+    }
+
+    fn text(spec: &VmmSpec, accel: Accel) -> String {
+        let args = qemu_args(spec, accel, Some(2_600_000));
+        args.iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
     fn the_command_line_is_reviewed_text() {
-        let args = qemu_args(&spec(), Accel::Tcg);
-        let text: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
         let expected = include_str!("args.snapshot");
-        assert_eq!(text.join("\n"), expected.trim_end(), "if the change is meant, write it to args.snapshot");
+        assert_eq!(text(&spec(), Accel::Tcg), expected.trim_end(), "if the change is meant, write it to args.snapshot");
     }
 
     #[test]
     fn kvm_differs_only_in_processor_and_timer_arguments() {
-        let (tcg, kvm) = (qemu_args(&spec(), Accel::Tcg), qemu_args(&spec(), Accel::Kvm));
+        let args = |accel| qemu_args(&spec(), accel, Some(2_600_000));
+        let (tcg, kvm) = (args(Accel::Tcg), args(Accel::Kvm));
         let changed: Vec<_> = tcg.iter().zip(&kvm).filter(|(a, b)| a != b).map(|(_, b)| b.to_str().unwrap()).collect();
         assert_eq!(tcg.len(), kvm.len());
         assert_eq!(changed[..2], ["host", "kvm"]);
-        assert_eq!(changed[2], kernel_cmdline(&spec(), Accel::Kvm));
+        assert_eq!(changed[2], kernel_cmdline(&spec(), Accel::Kvm, None));
         assert!(!changed[2].contains("tsc=") && changed[2].ends_with("airlock.vm=x"));
         assert_eq!(changed.len(), 3);
+    }
+
+    #[test]
+    fn without_pci_the_same_devices_have_a_bus_each_in_the_same_order() {
+        let mmio = VmmSpec { transport: Transport::Mmio, ..spec() };
+        let text = text(&mmio, Accel::Tcg);
+        let devices: Vec<&str> = text.lines().filter(|line| line.contains("-device,")).collect();
+        assert_eq!(
+            devices,
+            [
+                "virtio-blk-device,bus=virtio-mmio-bus.0,drive=root",
+                "virtio-net-device,bus=virtio-mmio-bus.1,netdev=net0,mac=06:00:00:00:00:01",
+                "virtio-net-device,bus=virtio-mmio-bus.2,netdev=net1,mac=06:00:c0:a8:64:08",
+                "virtio-rng-device,bus=virtio-mmio-bus.3",
+                "virtio-serial-device,bus=virtio-mmio-bus.4",
+            ]
+        );
+        assert!(text.contains("\nmicrovm,acpi=on,") && !text.contains("-pci") && !text.contains("romfile"));
+        assert!(text.contains(" tsc_early_khz=2600000 ip="));
+        assert!(!kernel_cmdline(&mmio, Accel::Kvm, Some(1)).contains("tsc_early_khz"));
+    }
+
+    #[test]
+    fn a_seed_is_a_second_drive_behind_the_root() {
+        let seed = airlock_domain::seed::Seed {
+            meta_data: String::new(),
+            user_data: String::new(),
+            network_config: String::new(),
+        };
+        let text = text(&VmmSpec { seed: Some(seed), ..spec() }, Accel::Tcg);
+        assert!(text.contains("filename=/state/vms/vm-0/seed.img\n-blockdev\ndriver=raw,node-name=seed,read-only=on,"));
+        let place = |device: &str| text.find(device).unwrap();
+        assert!(place("virtio-blk-pci,drive=root") < place("virtio-blk-pci,drive=seed"));
     }
 }

@@ -10,6 +10,7 @@
 
 mod args;
 mod qmp;
+mod tsc;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use std::time::Duration;
 use airlock_domain::vmm::{DriverKind, VmmExit, VmmSpec};
 use async_trait::async_trait;
 
+use args::needs_tsc_khz;
 pub use args::{kernel_cmdline, probe_args, qemu_args};
 
 use super::{
@@ -82,6 +84,11 @@ impl QemuDriver {
     }
 }
 
+/// Measured on a thread that may wait.
+async fn tsc_khz() -> Option<u32> {
+    tokio::task::spawn_blocking(tsc::khz).await.ok().flatten()
+}
+
 #[async_trait]
 impl VmmDriver for QemuDriver {
     fn kind(&self) -> DriverKind {
@@ -116,9 +123,10 @@ impl VmmDriver for QemuDriver {
 
     async fn hold(&self, spec: &VmmSpec, network: &Network) -> Result<HeldVmm, DriverError> {
         check_taps(spec, network).await?;
+        let tsc_khz = if needs_tsc_khz(spec, self.accel) { tsc_khz().await } else { None };
         let process = SpawnSpec {
             program: self.program.clone().into(),
-            args: qemu_args(spec, self.accel),
+            args: qemu_args(spec, self.accel, tsc_khz),
             dir: spec.dir.clone(),
             output: Some(self.paths(&spec.dir).log),
             netns: Some(network.netns()),
