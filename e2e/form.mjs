@@ -4,39 +4,63 @@ import { hasErrorBar } from "./marks.mjs";
 
 /** More dark pixels than a text cursor has; a few letters or dots are well above. */
 const TYPED_INK = 30;
+/** After this a person who sees nothing of what was typed points at the field and types again. */
+const SEEN_WITHIN_MS = 15_000;
+/** After this a person whose form still stands there sends it again. */
+const ANSWERED_WITHIN_MS = 60_000;
 
 /**
- * Types both values and presses Enter. Returns `refused` when the form is back with its error bar, `accepted` when the session stopped
- * waiting for a person, and otherwise what did not happen in time. The login page's disappearance alone says nothing: a browser
- * paints an empty page in between, and a screen that lost its connection starts black.
+ * Types both values and presses Enter. Returns `refused` when the form is back with its error bar, `unanswered` when it stands there as
+ * if nothing was sent, `accepted` when the session stopped waiting for a person, and otherwise what did not happen in time. The login
+ * page's disappearance alone says nothing: a browser paints an empty page in between, and a screen that lost its connection starts black.
  */
 export async function submitForm(screen, { user, password }, deadline) {
   const before = await screen.look();
   const fields = before?.fields ?? [];
-  const [field] = fields;
   // Fields that cannot be made out are no obstacle: the page puts the keyboard into the first one.
-  if (field) await screen.click(field.x + field.width / 2, field.y + field.height / 2);
-  else await screen.focus();
   const verified = fields.length >= 2;
+  if (fields.length > 0) await point(0);
+  else await screen.focus();
 
-  await replace(user);
-  if (verified && !(await shows(0))) return "the user name never showed";
+  if (!(await fill(0, user))) return "the user name never showed";
   await screen.press("Tab");
-  await replace(password);
-  if (verified && !(await shows(1))) return "the password never showed";
+  if (!(await fill(1, password))) return "the password never showed";
   await screen.press("Enter");
 
   const hadError = before ? hasErrorBar(before) : false;
+  if (await screen.until(isRefusal, soon(ANSWERED_WITHIN_MS))) return "refused";
+  if (verified && (await screen.look([fields[1]]))?.ink[0] > TYPED_INK) return "unanswered";
   if (await screen.until(isRefusal, deadline)) return "refused";
   return (await screen.isPast()) ? "accepted" : "neither accepted nor refused";
+
+  // A browser that has only just painted may not have its keyboard in the page yet: what does not show is pointed at and typed again.
+  async function fill(index, text) {
+    await replace(text);
+    if (!verified) return true;
+    while (!(await shows(index, soon(SEEN_WITHIN_MS)))) {
+      if (Date.now() > deadline || (await screen.isPast())) return false;
+      await point(index);
+      await replace(text);
+    }
+    return true;
+  }
 
   async function replace(text) {
     await screen.press("Control+a");
     await screen.type(text);
   }
 
-  function shows(index) {
-    return screen.until((marks) => marks.ink[index] > TYPED_INK, deadline, fields);
+  function point(index) {
+    const field = fields[index];
+    return screen.click(field.x + field.width / 2, field.y + field.height / 2);
+  }
+
+  function shows(index, until) {
+    return screen.until((marks) => marks.ink[index] > TYPED_INK, until, fields);
+  }
+
+  function soon(ms) {
+    return Math.min(Date.now() + ms, deadline);
   }
 
   // An error bar may be left from the time before; the form that came back has an empty password field of its full height (of a

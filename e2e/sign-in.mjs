@@ -74,7 +74,7 @@ async function signIn(screen) {
   // A key can be lost on a machine that is too busy. The form then comes back and a person would type again; the report counts it.
   let result;
   do result = await submit(screen, options.password);
-  while (result === "refused" && report.attempts < MAX_ATTEMPTS);
+  while ((result === "refused" || result === "unanswered") && report.attempts < MAX_ATTEMPTS);
   if (result !== "accepted") throw new GaveUp(`the form was not accepted (${result})`);
   mark("accepted");
 }

@@ -1,5 +1,6 @@
 // A stand-in for the login page of `airlock demo-idp`, with the same marks: ground #0b3d5c, card #f4f7fa, error bar #b00020,
-// the user name focused, and the password after a wrong one. Calls `onSignedIn` when the password is right, `onRefused` when it is not.
+// the user name focused, and the password after a wrong one. The first form is deaf, as a browser that has only just painted can be:
+// no key arrives before it is pointed at a second time. Calls `onSignedIn` when the password is right, `onRefused` when it is not.
 
 import { createServer } from "node:http";
 
@@ -30,6 +31,12 @@ export async function startLoginPage({ user, password, onSignedIn, onRefused = (
   };
 }
 
+const DEAF = `<script>
+let pointed = 0;
+addEventListener("pointerdown", () => { pointed += 1; }, true);
+addEventListener("keydown", (event) => { if (pointed < 2) event.preventDefault(); }, true);
+</script>`;
+
 function loginForm(wrongFor) {
   const [focusUser, focusPassword] = wrongFor ? ["", "autofocus"] : ["autofocus", ""];
   return `<!doctype html><html lang="en"><meta charset="utf-8"><title>Demo sign-in</title><style>
@@ -45,5 +52,5 @@ button { font: inherit; padding: 8px 16px; border: 1px solid #0b3d5c; border-rad
 <main><h1>Demo sign-in</h1><p>The tool asks to use your account.</p>${wrongFor ? '<p class="error">User name or password is wrong.</p>' : ""}
 <form method="post"><label>User name<input name="user" value="${wrongFor}" required ${focusUser}></label>
 <label>Password<input name="password" type="password" required ${focusPassword}></label>
-<button>Sign in</button><button type="button" class="quiet">Deny</button></form></main>`;
+<button>Sign in</button><button type="button" class="quiet">Deny</button></form></main>${wrongFor ? "" : DEAF}`;
 }

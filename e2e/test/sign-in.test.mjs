@@ -51,7 +51,7 @@ async function withStandIns(use) {
   }
 }
 
-test("signs in through the canvas, after a wrong password, over a lost connection", { skip, timeout: 180_000 }, () =>
+test("signs in through the canvas, after lost keys, a wrong password and a lost connection", { skip, timeout: 180_000 }, () =>
   withStandIns(async ({ daemon, login, artifacts }) => {
     const { code, report, printed } = await run(
       ["--url", daemon.link("live"), "--user", "alice", "--artifacts", artifacts, "--events-timeout", "90", "--wrong-first"],

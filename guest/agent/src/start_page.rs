@@ -27,8 +27,8 @@ struct State {
     pages: Vec<(u64, TcpStream)>,
     next_id: u64,
     waiting_for: Option<String>,
-    /// Where the last page was sent: a browser that was closed and started again goes there too.
-    sent_to: Option<Sensitive>,
+    /// Where the person belongs now: a browser that was closed and started again goes there too.
+    goes_to: Option<Sensitive>,
 }
 
 impl StartPage {
@@ -48,22 +48,24 @@ impl StartPage {
     /// Names the tool on the page, for a login that begins.
     pub fn wait_for_tool(&self, name: &str) {
         let mut state = lock(&self.state);
-        state.sent_to = None;
+        state.goes_to = None;
         state.waiting_for = Some(name.to_owned());
         let event = event("tool", name);
         state.pages.retain_mut(|(_, page)| page.write_all(event.as_bytes()).is_ok());
     }
 
-    /// Sends the connected page to `url`; waits up to `patience` for a page to connect. `false`: there is none.
+    /// Sends the connected page to `url`; waits up to `patience` for a page to connect. `false`: there is none, and only one that
+    /// connects later will go there.
     pub fn send_to(&self, url: &Sensitive, patience: Duration) -> bool {
         let state = lock(&self.state);
         let waited = self.changed.wait_timeout_while(state, patience, |state| state.pages.is_empty());
         let (mut state, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Also when nobody is told now: the browser may be shown the page by command, and be closed after that.
+        state.goes_to = Some(url.clone());
         let event = Sensitive::new(event("page", url.expose()));
         // The newest page is the one the person sees. It leaves the list: it is on its way to another page now.
         while let Some((_, mut page)) = state.pages.pop() {
             if page.write_all(event.expose().as_bytes()).is_ok() {
-                state.sent_to = Some(url.clone());
                 return true;
             }
         }
@@ -99,7 +101,7 @@ impl StartPage {
         )?;
         let id = {
             let mut state = lock(&self.state);
-            if let Some(url) = &state.sent_to {
+            if let Some(url) = &state.goes_to {
                 return stream.write_all(Sensitive::new(event("page", url.expose())).expose().as_bytes());
             }
             let id = state.next_id;
@@ -213,14 +215,15 @@ mod tests {
     }
 
     #[test]
-    fn without_a_page_nothing_is_delivered() {
+    fn without_a_page_nothing_is_delivered_until_one_connects() {
         let (page, port) = serve();
-        assert!(!page.send_to(&Sensitive::new("https://idp/"), Duration::ZERO));
         // A page that left is not counted.
         let mut stream = connect(port, "/events", "localhost");
         read_until(&mut stream, "hello");
         assert!(page.send_to(&Sensitive::new("https://idp/"), Duration::from_secs(5)));
-        assert!(!page.send_to(&Sensitive::new("https://idp/"), Duration::ZERO));
+        assert!(!page.send_to(&Sensitive::new("https://other/"), Duration::ZERO));
+        let mut later = connect(port, "/events", "localhost");
+        assert!(read_until(&mut later, "https").contains("https://other/"));
     }
 
     #[test]

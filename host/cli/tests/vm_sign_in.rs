@@ -72,7 +72,7 @@ async fn a_person_signs_in_and_the_credential_is_sealed() {
     let id = text(&started, "sessionId").to_owned();
     let link = text(&started, "novncURL").to_owned();
     let (ok, outcome) = person(&link, "sign-in", &[]);
-    assert!(ok, "{outcome}\n{}", daemon.log());
+    assert!(ok, "{}\n{outcome}", daemon.log());
     println!("signed in after {:.1} s", asked.elapsed().as_secs_f64());
     let session = daemon.wait_for(&id, &["completed"], Duration::from_secs(20)).await;
     let vm = text(&session, "vmId").to_owned();
@@ -128,7 +128,7 @@ async fn a_wrong_password_is_answered_by_the_page_and_costs_nothing() {
     let daemon = demo_daemon().await;
     let started = daemon.start_session("u2", "demo").await;
     let (ok, outcome) = person(text(&started, "novncURL"), "wrong-password", &["--wrong-first"]);
-    assert!(ok, "{outcome}\n{}", daemon.log());
+    assert!(ok, "{}\n{outcome}", daemon.log());
     let (status, credentials) = daemon.call("GET", "/api/auth/credentials/u2", None).await;
     assert_eq!((status, credentials["credentials"].as_array().map(Vec::len)), (200, Some(1)));
 }
@@ -139,7 +139,7 @@ async fn a_closed_browser_comes_back_and_the_sign_in_goes_on() {
     let daemon = demo_daemon().await;
     let started = daemon.start_session("u3", "demo").await;
     let (ok, outcome) = person(text(&started, "novncURL"), "closed-browser", &["--close-browser"]);
-    assert!(ok, "{outcome}\n{}", daemon.log());
+    assert!(ok, "{}\n{outcome}", daemon.log());
     let id = text(&started, "sessionId");
     assert_eq!(daemon.session(id).await["state"], "completed");
 }
