@@ -1,5 +1,6 @@
 //! The private network of an installation: one namespace, one bridge, one pool of addresses, one way out.
 
+pub mod dhcp;
 mod egress;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -204,6 +205,11 @@ impl TapSpec {
     }
 }
 
+/// Name of a guest.
+pub fn host_name(vm_id: VmId) -> String {
+    format!("airlock-{}", &vm_id.to_string()[..8])
+}
+
 /// What the guest of one lease is told on its kernel command line.
 pub fn boot_config(vm_id: VmId, subnet: Subnet, addr: Ipv4Addr) -> BootConfig {
     let id = vm_id.to_string();
@@ -212,7 +218,7 @@ pub fn boot_config(vm_id: VmId, subnet: Subnet, addr: Ipv4Addr) -> BootConfig {
             client: Some(addr),
             gateway: Some(subnet.gateway()),
             netmask: Netmask::from_prefix(subnet.prefix()),
-            hostname: Some(format!("airlock-{}", &id[..8])),
+            hostname: Some(host_name(vm_id)),
             device: Some("eth0".into()),
             autoconf: Some(Autoconf::Off),
             ..IpParam::default()
