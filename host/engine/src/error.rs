@@ -157,6 +157,7 @@ impl Error {
             Self::NoCredential { .. } => "no_credential",
             Self::NoToken { .. } => "no_token",
             Self::SessionEnded { .. } => "session_ended",
+            Self::Image { source: ImageError::ImageUnverified { .. }, .. } => "image_unverified",
             Self::Image { .. } => self.cause().map_or("image_unusable", Cause::code),
             Self::Driver(_) => self.cause().map_or("driver_unavailable", Cause::code),
             Self::Network(_) => self.cause().map_or("network_failed", Cause::code),
@@ -202,6 +203,9 @@ impl Error {
         }
         if let Some(cause) = self.cause() {
             return Some(cause.remedy().to_owned());
+        }
+        if let Self::Image { source, .. } = self {
+            return Some(source.remedy());
         }
         let text = match self {
             Self::BadUserId { .. } => "give the id by which you know the user, e.g. u1 or ann@example.org",

@@ -5,6 +5,7 @@
 //! * [`executor`]: steps applied and undone, with the journal around each
 //! * [`reconcile`]: a pass that compares what is recorded with what is seen, and acts
 //! * `vm`: the task that owns one VM; steps, boot, login
+//! * [`images`]: builds of images and their boot test
 //! * [`records`]: what is remembered and shown
 //! * [`store`]: everything durable, all SQL
 //! * [`vault`]: envelope encryption of credentials
@@ -17,6 +18,7 @@ mod engine_evidence;
 pub mod error;
 pub mod evidence;
 pub mod executor;
+pub mod images;
 mod lifecycle;
 pub mod reconcile;
 pub mod records;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use airlock_domain::reconcile::Reconciliation;
 use airlock_domain::session::SessionState;
 use airlock_domain::{Cause, SessionId, VmId};
-use airlock_image::GoldenImage;
+use airlock_image::{GoldenImage, ImageError};
 use airlock_protocol::message::ReachTarget;
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -56,6 +56,10 @@ impl Engine {
         })?;
         let image = ctx.registry.find(&provider.image);
         let image = image.map_err(|source| Error::Image { image: provider.image.clone(), source })?;
+        if ctx.config.images.require_verified && image.boot_record().is_none() {
+            let source = ImageError::ImageUnverified { image: image.reference() };
+            return Err(Error::Image { image: provider.image.clone(), source });
+        }
         let new = NewSession {
             id: SessionId::from_uuid(Uuid::new_v4()),
             vm_id: VmId::from_uuid(Uuid::new_v4()),

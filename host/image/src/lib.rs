@@ -16,6 +16,7 @@ pub mod error;
 mod gate;
 pub mod guest_programs;
 mod initramfs;
+pub mod job;
 mod kernel;
 mod lock;
 pub mod manifest;
