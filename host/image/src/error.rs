@@ -102,6 +102,12 @@ pub enum ImageError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A session or a machine uses the image.
+    #[error("image {image} is in use")]
+    ImageInUse {
+        /// The image.
+        image: String,
+    },
     /// The image was never booted, and the configuration asks for that.
     #[error("image {image} is unverified: no boot test stands beside it")]
     ImageUnverified {
@@ -255,6 +261,7 @@ impl ImageError {
             Self::BuildRunning { .. } => "build_running",
             Self::BootTestFailed { .. } => "boot_test_failed",
             Self::BootTest { .. } => "boot_test_not_run",
+            Self::ImageInUse { .. } => "image_in_use",
             Self::ImageUnverified { .. } => "image_unverified",
             Self::PackageUnknown { .. } => "package_unknown",
             Self::KernelMissing { .. } => "kernel_missing",
@@ -301,6 +308,7 @@ impl ImageError {
             Self::BootTest { .. } => {
                 "run airlock doctor, or build with --no-boot-test: the image is then unverified".to_owned()
             }
+            Self::ImageInUse { .. } => "end its sessions first: airlock session ls, airlock vm ls".to_owned(),
             Self::ImageUnverified { image } => {
                 format!("airlock image build {}, which boots it", image.split('@').next().unwrap_or(image))
             }

@@ -57,15 +57,6 @@ impl BuildLock {
         Ok(Self { _file: file })
     }
 
-    /// The lock if nobody holds it, without a wait.
-    pub(crate) fn try_now(path: &Path, what: &str) -> Result<Option<Self>, ImageError> {
-        match Self::take(path, what, false, &Cancel::new(), |_| ()) {
-            Ok(lock) => Ok(Some(lock)),
-            Err(ImageError::BuildRunning { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     fn try_take(file: &File, path: &Path) -> Result<bool, ImageError> {
         match file.try_lock() {
             Ok(()) => Ok(true),
@@ -88,7 +79,6 @@ mod tests {
         let refused = BuildLock::take(&path, "build of base", false, &Cancel::new(), never).unwrap_err();
         let words = format!("build of base in process {}", std::process::id());
         assert!(refused.to_string().contains(&words), "{refused}");
-        assert!(BuildLock::try_now(&path, "gc").unwrap().is_none());
 
         let begin = |cancel: &Cancel| {
             let (waiting, waits) = std::sync::mpsc::channel();

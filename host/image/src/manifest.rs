@@ -141,52 +141,51 @@ pub fn lacking_for_owner(owner: NetworkOwner, config: &BTreeMap<String, String>)
     needed.map(|option| (*option, actual(option))).find(|(_, actual)| actual != "y")
 }
 
+/// A manifest for tests.
+#[cfg(test)]
+pub(crate) fn sample() -> Manifest {
+    use airlock_protocol::guest_config::Restart;
+
+    let file = |name: &str| FileFacts { name: name.into(), sha256: "00".repeat(32), size: 1 };
+    Manifest {
+        format: FORMAT,
+        name: "base".into(),
+        recipe_digest: "11".repeat(32),
+        build_id: "22".repeat(8),
+        epoch: 1,
+        suite: "bookworm".into(),
+        memory_mib: 256,
+        vcpus: 1,
+        network_owner: NetworkOwner::Airlock,
+        network_addressing: Addressing::Static,
+        on_address_conflict: OnConflict::Restore,
+        handover: Handover::Supervise,
+        readiness: vec![Stage::AgentUp, Stage::Reachable],
+        root_fs: RootFs::Erofs,
+        modules: vec!["virtio.ko".into()],
+        kernel: KernelFacts { package: "linux".into(), release: "6.1".into(), config: config_facts("CONFIG_TMPFS=y") },
+        files: Files { kernel: file("vmlinuz"), initramfs: file("initramfs"), rootfs: file("rootfs.erofs") },
+        display: Some(Display {
+            number: 1,
+            browser_class: "Firefox-esr".into(),
+            user: "user".into(),
+            open_command: vec!["/usr/bin/firefox-esr".into()],
+        }),
+        services: vec![Service {
+            name: "xvnc".into(),
+            command: vec!["/usr/bin/Xtigervnc".into(), ":1".into()],
+            user: Some("user".into()),
+            env: BTreeMap::from([("A".into(), "b".into())]),
+            wait_for_socket: None,
+            restart: Restart::Always,
+        }],
+        packages: BTreeMap::from([("libc6".into(), "2.36-9".into())]),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use airlock_protocol::guest_config::Restart;
-
-    pub(crate) fn sample() -> Manifest {
-        let file = |name: &str| FileFacts { name: name.into(), sha256: "00".repeat(32), size: 1 };
-        Manifest {
-            format: FORMAT,
-            name: "base".into(),
-            recipe_digest: "11".repeat(32),
-            build_id: "22".repeat(8),
-            epoch: 1,
-            suite: "bookworm".into(),
-            memory_mib: 256,
-            vcpus: 1,
-            network_owner: NetworkOwner::Airlock,
-            network_addressing: Addressing::Static,
-            on_address_conflict: OnConflict::Restore,
-            handover: Handover::Supervise,
-            readiness: vec![Stage::AgentUp, Stage::Reachable],
-            root_fs: RootFs::Erofs,
-            modules: vec!["virtio.ko".into()],
-            kernel: KernelFacts {
-                package: "linux".into(),
-                release: "6.1".into(),
-                config: config_facts("CONFIG_TMPFS=y"),
-            },
-            files: Files { kernel: file("vmlinuz"), initramfs: file("initramfs"), rootfs: file("rootfs.erofs") },
-            display: Some(Display {
-                number: 1,
-                browser_class: "Firefox-esr".into(),
-                user: "user".into(),
-                open_command: vec!["/usr/bin/firefox-esr".into()],
-            }),
-            services: vec![Service {
-                name: "xvnc".into(),
-                command: vec!["/usr/bin/Xtigervnc".into(), ":1".into()],
-                user: Some("user".into()),
-                env: BTreeMap::from([("A".into(), "b".into())]),
-                wait_for_socket: None,
-                restart: Restart::Always,
-            }],
-            packages: BTreeMap::from([("libc6".into(), "2.36-9".into())]),
-        }
-    }
 
     #[test]
     fn round_trips_through_toml() {

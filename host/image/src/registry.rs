@@ -1,7 +1,7 @@
 //! Finds published images and tells whether they are still what was published.
 //!
 //! ```text
-//! images/<name>@sha256:<digest>/{manifest.toml,vmlinuz,initramfs,rootfs.erofs,boot-test.json}
+//! images/<name>@sha256:<digest>/{manifest.toml,vmlinuz,initramfs,rootfs.erofs,sbom.spdx.json,boot-test.json}
 //! images/<name>.current            the reference that <name> alone stands for
 //! ```
 //!
@@ -18,6 +18,7 @@ use crate::gate::{BOOT_TEST_FILE, BootRecord};
 use crate::guest_programs::BUILD_ID;
 use crate::manifest::{FORMAT, Manifest};
 use crate::recipe::LoadedRecipe;
+use crate::sbom::{self, SBOM_FILE};
 use crate::state_dir::{UNFINISHED, publish_directory, replace_file};
 use crate::tree::remove;
 
@@ -121,7 +122,21 @@ impl Registry {
 
     /// Whether `image` is the one its name alone stands for.
     pub fn is_current(&self, image: &GoldenImage) -> bool {
-        self.current(&image.name).is_some_and(|reference| reference == image.reference())
+        self.is_current_reference(&image.reference())
+    }
+
+    pub(crate) fn is_current_reference(&self, reference: &str) -> bool {
+        let name = reference.split('@').next().unwrap_or(reference);
+        self.current(name).as_deref() == Some(reference)
+    }
+
+    /// Every image with its state: what can be read, or why it cannot.
+    pub fn all(&self) -> Result<Vec<(String, Result<GoldenImage, ImageError>)>, ImageError> {
+        let read = |reference: String| {
+            let image = self.read(&reference);
+            (reference, image)
+        };
+        Ok(self.references()?.into_iter().map(read).collect())
     }
 
     /// The image of `base`, `base@sha256:<digest>`, or of the digest's first 12 digits or more.
@@ -162,6 +177,11 @@ impl Registry {
             })?;
             expect(image, &file.name, &file.sha256, &actual)?;
         }
+        // Images of an earlier version have none beside their manifest.
+        if let Ok(found) = fs::read(image.dir.join(SBOM_FILE)) {
+            let wanted = digest::of_bytes(&sbom::to_bytes(&image.manifest, &image.digest));
+            expect(image, SBOM_FILE, &wanted, &digest::of_bytes(&found))?;
+        }
         Ok(())
     }
 
@@ -178,7 +198,7 @@ impl Registry {
         Ok(())
     }
 
-    fn read(&self, reference: &str) -> Result<GoldenImage, ImageError> {
+    pub(crate) fn read(&self, reference: &str) -> Result<GoldenImage, ImageError> {
         let dir = self.images.join(reference);
         let bytes = read_file(dir.join(MANIFEST_FILE), reference)?;
         let (name, digest) = reference.split_once("@sha256:").unwrap_or((reference, ""));
@@ -225,17 +245,15 @@ pub(crate) fn prepare(manifest: &Manifest, dir: &Path) -> Result<GoldenImage, Im
     let text = toml::to_string(manifest).map_err(ImageError::EncodeManifest)?;
     let path = dir.join(MANIFEST_FILE);
     fs::write(&path, &text).map_err(ImageError::io("write", &path))?;
-    for file in manifest.files.all().map(|file| file.name.as_str()).into_iter().chain([MANIFEST_FILE]) {
+    let digest = digest::of_bytes(text.as_bytes());
+    let path = dir.join(SBOM_FILE);
+    fs::write(&path, sbom::to_bytes(manifest, &digest)).map_err(ImageError::io("write", &path))?;
+    for file in manifest.files.all().map(|file| file.name.as_str()).into_iter().chain([MANIFEST_FILE, SBOM_FILE]) {
         let path = dir.join(file);
         let read_only = fs::Permissions::from_mode(0o444);
         fs::set_permissions(&path, read_only).map_err(ImageError::io("change the mode of", &path))?;
     }
-    Ok(GoldenImage {
-        name: manifest.name.clone(),
-        digest: digest::of_bytes(text.as_bytes()),
-        dir: dir.to_owned(),
-        manifest: manifest.clone(),
-    })
+    Ok(GoldenImage { name: manifest.name.clone(), digest, dir: dir.to_owned(), manifest: manifest.clone() })
 }
 
 /// Puts a finished directory in the place of another; the other is out of sight before it is removed.
