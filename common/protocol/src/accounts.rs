@@ -49,9 +49,36 @@ impl Account {
         if name == "root" {
             return Ok(Self::root());
         }
-        let passwd = read(PASSWD)?;
+        // A number needs no file either: an application's image may have none.
+        let passwd = match numbers(name) {
+            Some(_) => read(PASSWD).unwrap_or_default(),
+            None => read(PASSWD)?,
+        };
         let group = read(GROUP).unwrap_or_default();
+        if let Some((uid, gid)) = numbers(name) {
+            return Ok(Self::numbered(&passwd, &group, uid, gid));
+        }
         Self::find(&passwd, &group, name).ok_or_else(|| NoSuchUser { name: name.to_owned() }.into())
+    }
+
+    /// Whoever has this number, or nobody in particular with it.
+    fn numbered(passwd: &str, group: &str, uid: u32, gid: Option<u32>) -> Self {
+        let of_uid = |line: &&str| line.split(':').nth(2).is_some_and(|field| field.parse() == Ok(uid));
+        let named = passwd.lines().find(of_uid).and_then(|line| line.split(':').next());
+        let found = named.and_then(|name| Self::find(passwd, group, name));
+        let unknown = Self {
+            name: uid.to_string(),
+            uid,
+            gid: gid.unwrap_or(0),
+            groups: vec![gid.unwrap_or(0)],
+            home: "/".to_owned(),
+        };
+        match (found, gid) {
+            (Some(account), None) => account,
+            // A group that is given stands for all others.
+            (Some(account), Some(gid)) => Self { gid, groups: vec![gid], ..account },
+            (None, _) => unknown,
+        }
     }
 
     /// Looks `name` up in the texts of /etc/passwd and /etc/group.
@@ -75,6 +102,14 @@ impl Account {
     }
 }
 
+/// The numbers of `<uid>[:<gid>]`.
+fn numbers(user: &str) -> Option<(u32, Option<u32>)> {
+    match user.split_once(':') {
+        None => Some((user.parse().ok()?, None)),
+        Some((uid, gid)) => Some((uid.parse().ok()?, Some(gid.parse().ok()?))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +124,24 @@ mod tests {
         assert_eq!((user.uid, user.gid, user.groups, user.home.as_str()), (1000, 1001, vec![1001, 44], "/home/user"));
         assert_eq!(Account::find(USERS, GROUPS, "user2"), None);
         assert_eq!(Account::find(USERS, GROUPS, "nobody"), None);
+    }
+
+    #[test]
+    fn a_number_is_a_user_with_or_without_a_name() {
+        let of = |user: &str, passwd: Option<&str>| {
+            Account::look_up(user, |path| match (path, passwd) {
+                (PASSWD, Some(text)) => Ok(text.to_owned()),
+                (GROUP, _) => Ok(GROUPS.to_owned()),
+                _ => Err(NoSuchUser { name: path.to_owned() }),
+            })
+        };
+        let user = of("1000", Some(USERS)).unwrap();
+        assert_eq!((user.name.as_str(), user.gid, user.groups), ("user", 1001, vec![1001, 44]));
+        let other = of("1000:7", Some(USERS)).unwrap();
+        assert_eq!((other.name.as_str(), other.uid, other.groups), ("user", 1000, vec![7]));
+        let unknown = of("65532:65532", None).unwrap();
+        assert_eq!((unknown.name.as_str(), unknown.uid, unknown.gid), ("65532", 65532, 65532));
+        assert!(of("nobody", None).is_err() && of("1000:x", Some(USERS)).is_err());
     }
 
     #[derive(Debug, PartialEq)]

@@ -175,12 +175,18 @@ pub struct Service {
     pub name: String,
     /// Absolute path of the program, and its arguments.
     pub command: Vec<String>,
-    /// User to run as; `root` if absent.
+    /// User to run as, a name or `<uid>[:<gid>]`; `root` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// Environment besides `PATH`, `HOME`, `USER`.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Directory it starts in; its user's home if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    /// TCP ports it listens on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
     /// Unix socket that must accept connections before this service is started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_for_socket: Option<String>,

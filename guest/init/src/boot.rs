@@ -291,6 +291,8 @@ pub fn agent_service() -> Service {
         command: vec![format!("{GUEST_BIN}/airlock-agent")],
         user: None,
         env: Default::default(),
+        working_dir: None,
+        ports: Vec::new(),
         wait_for_socket: None,
         restart: Restart::Always,
     }

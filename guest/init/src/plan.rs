@@ -132,6 +132,8 @@ mod tests {
             command: vec!["/bin/true".to_owned()],
             user: None,
             env: Default::default(),
+            working_dir: None,
+            ports: Vec::new(),
             wait_for_socket: socket.map(str::to_owned),
             restart,
         }

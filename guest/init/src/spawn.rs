@@ -49,7 +49,7 @@ pub fn start(service: &Service) -> io::Result<i32> {
         .env("USER", &account.name)
         .env("LOGNAME", &account.name)
         .envs(&service.env)
-        .current_dir(home)
+        .current_dir(service.working_dir.as_deref().unwrap_or(home))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log);

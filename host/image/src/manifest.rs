@@ -176,6 +176,8 @@ pub(crate) fn sample() -> Manifest {
             command: vec!["/usr/bin/Xtigervnc".into(), ":1".into()],
             user: Some("user".into()),
             env: BTreeMap::from([("A".into(), "b".into())]),
+            working_dir: None,
+            ports: Vec::new(),
             wait_for_socket: None,
             restart: Restart::Always,
         }],

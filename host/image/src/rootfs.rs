@@ -146,6 +146,8 @@ mod tests {
             command: vec!["/bin/sh".into()],
             user: None,
             env: BTreeMap::new(),
+            working_dir: None,
+            ports: Vec::new(),
             wait_for_socket: None,
             restart: Restart::Always,
         }];
