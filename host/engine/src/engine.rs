@@ -26,6 +26,7 @@ use crate::context::{Context, DriverReport};
 use crate::error::Error;
 use crate::evidence;
 use crate::executor::Executor;
+use crate::images::Builds;
 use crate::reconcile::ReconcileError;
 use crate::records::{Credential, CredentialRecord, Scope, SessionEvent, SessionRecord, TokenRecord, VmRecord};
 use crate::secrets;
@@ -142,6 +143,7 @@ pub struct Engine {
 pub(crate) struct Inner {
     pub ctx: Arc<Context>,
     pub tasks: Mutex<Tasks>,
+    pub builds: Builds,
     /// Wakes the periodic pass before its time.
     pub wake: Notify,
     _lock: StateLock,
@@ -214,7 +216,7 @@ impl Engine {
             executor,
             boot_id,
         });
-        let inner = Inner { ctx, tasks: Mutex::default(), wake: Notify::new(), _lock: lock };
+        let inner = Inner { ctx, tasks: Mutex::default(), builds: Builds::default(), wake: Notify::new(), _lock: lock };
         let engine = Self { inner: Arc::new(inner) };
         engine.take_up().await?;
         Ok(engine)
@@ -427,6 +429,6 @@ pub(crate) fn cut(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |name| name.trim().into())
 }

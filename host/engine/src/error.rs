@@ -121,6 +121,29 @@ pub enum Error {
     /// What is there cannot be compared with what is recorded.
     #[error("reconcile")]
     Reconcile(#[from] ReconcileError),
+    /// An image cannot be built, or its builds cannot be read.
+    #[error("build {name}")]
+    Build {
+        /// Of what.
+        name: String,
+        /// Why not.
+        #[source]
+        source: ImageError,
+    },
+    /// No such build.
+    #[error("there is no build {id}")]
+    NoBuild {
+        /// Its id, cut.
+        id: String,
+    },
+    /// The build is another process's.
+    #[error("build {id} runs in process {pid}, not in this daemon")]
+    BuildElsewhere {
+        /// Its id.
+        id: String,
+        /// Whose it is.
+        pid: u32,
+    },
     /// The daemon is shutting down.
     #[error("the daemon is shutting down")]
     ShuttingDown,
@@ -136,6 +159,11 @@ impl Error {
             | Self::NoConsole(_)
             | Self::NoCredential { .. }
             | Self::NoToken { .. } => ErrorKind::NotFound,
+            Self::NoBuild { .. } => ErrorKind::NotFound,
+            Self::Build { source, .. } if source.code().starts_with("recipe_") => ErrorKind::BadInput,
+            Self::Build { source: ImageError::BuildRunning { .. }, .. } => ErrorKind::Refused,
+            Self::Build { .. } => ErrorKind::Internal,
+            Self::BuildElsewhere { .. } => ErrorKind::Refused,
             Self::SessionEnded { .. } => ErrorKind::Refused,
             Self::Evidence(error) => error.kind(),
             Self::NoRoom(_) => ErrorKind::Busy,
@@ -168,6 +196,9 @@ impl Error {
             Self::NoRoom(shortage) => shortage.code(),
             Self::GuestSilent { .. } => "guest_silent",
             Self::Reconcile(_) => "reconcile_failed",
+            Self::Build { source, .. } => source.code(),
+            Self::NoBuild { .. } => "no_build",
+            Self::BuildElsewhere { .. } => "build_elsewhere",
             Self::ShuttingDown => "shutting_down",
         }
     }
@@ -204,7 +235,7 @@ impl Error {
         if let Some(cause) = self.cause() {
             return Some(cause.remedy().to_owned());
         }
-        if let Self::Image { source, .. } = self {
+        if let Self::Image { source, .. } | Self::Build { source, .. } = self {
             return Some(source.remedy());
         }
         let text = match self {
@@ -219,6 +250,8 @@ impl Error {
             Self::SessionEnded { .. } => "start another session",
             Self::GuestSilent { .. } => "see airlock vm timeline and airlock vm console: its agent is not up, or gone",
             Self::Evidence(error) => error.remedy(),
+            Self::NoBuild { .. } => "see airlock image builds",
+            Self::BuildElsewhere { .. } => "end it where it was started: Ctrl-C, or kill -INT of the process",
             Self::ShuttingDown => "try again when the daemon is back",
             Self::Vault(VaultError::KeyExposed { .. }) => {
                 "chmod 0600 the key file, and rotate it: others could read it"

@@ -222,6 +222,7 @@ impl Engine {
             let live: Vec<_> = tasks.live.values().map(|(live, _)| live.clone()).collect();
             (live, std::mem::take(&mut tasks.running))
         };
+        self.inner.builds.close().await;
         for vm in live {
             end(vm).await;
         }

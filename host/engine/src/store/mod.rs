@@ -7,6 +7,7 @@
 mod access;
 mod counts;
 mod credentials;
+mod images;
 mod journal;
 mod leases;
 mod sessions;
