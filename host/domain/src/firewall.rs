@@ -17,17 +17,21 @@ use std::net::Ipv4Addr;
 use airlock_protocol::MacAddr;
 
 use crate::ids::VmId;
+use crate::network::dhcp::SERVER_PORT;
 use crate::network::{CLOSED, Ipv4Net, NetworkSpec, Subnet, UPLINK_LINK, Uplink, uplink_peer};
 
 /// Name of both tables in the installation's namespace.
 pub const TABLE: &str = "airlock";
 
 /// What a guard may count, in the order of its rules.
-pub const GUARD_DROPS: [&str; 7] =
-    ["foreign_mac", "ipv6", "vlan", "other_protocol", "foreign_arp", "other_guest", "foreign_address"];
+pub const GUARD_DROPS: [&str; 8] =
+    ["foreign_mac", "ipv6", "vlan", "other_protocol", "foreign_arp", "dhcp_server", "other_guest", "foreign_address"];
 
 /// Rules of a guard, those that accept included.
-pub const GUARD_RULES: usize = 11;
+pub const GUARD_RULES: usize = 12;
+
+/// From a DHCP client to a server (RFC 2131).
+const TO_DHCP_SERVER: &str = "udp sport 68 udp dport 67";
 
 /// What one TAP's guest is held to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,10 +87,12 @@ fn guard_rules(subnet: Subnet, GuardSpec { tap, mac, address, .. }: &GuardSpec) 
         // RFC 5227: who looks for an address before using it has none yet.
         format!("arp saddr ether {mac} arp saddr ip 0.0.0.0 accept"),
         format!("ether type arp {}", drop("foreign_arp")),
+        // No guest answers what others ask of a DHCP server.
+        format!("udp sport {SERVER_PORT} {}", drop("dhcp_server")),
         format!("ip saddr {address} ip daddr {pool} ip daddr != {gateway} {}", drop("other_guest")),
         format!("ip saddr {address} accept"),
         // RFC 2131: a DHCP client without an address.
-        "ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept".to_owned(),
+        format!("ip saddr 0.0.0.0 ip daddr 255.255.255.255 {TO_DHCP_SERVER} accept"),
         drop("foreign_address"),
     ];
     rules.iter().map(|rule| format!("add rule netdev {TABLE} {tap} {rule}\n")).collect()
@@ -117,6 +123,7 @@ pub fn base(spec: &NetworkSpec) -> String {
          \t\tiifname \"lo\" accept\n\
          \t\tct state established,related accept\n\
          \t\tiifname \"{bridge}\" ip daddr {gateway} icmp type echo-request accept\n\
+         \t\tiifname \"{bridge}\" ip daddr {{ {gateway}, 255.255.255.255 }} {TO_DHCP_SERVER} accept\n\
          {served}\
          \t\tiifname \"{bridge}\" {guest}\n\
          \t\t{other}\n\

@@ -87,6 +87,12 @@ pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
+/// [`readable`], and told as well when it fails.
+pub fn readable_or_failed(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: as above.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE | Interest::ERROR) }?)
+}
+
 /// pidfd_send_signal(2).
 pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: a null siginfo means the same as kill(2).
@@ -167,4 +173,42 @@ pub fn enter_before_exec_async(command: &mut tokio::process::Command, netns: Own
     let enter = move || Ok(nix::sched::setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?);
     // SAFETY: setns(2) is async-signal-safe; nothing is allocated and no lock taken.
     unsafe { command.pre_exec(enter) };
+}
+
+fn link_address(index: u32, ethertype: u16) -> io::Result<libc::sockaddr_ll> {
+    // SAFETY: sockaddr_ll is plain data; all zeroes is a valid value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::sa_family_t::try_from(libc::AF_PACKET).map_err(|_| io::ErrorKind::InvalidInput)?;
+    address.sll_protocol = ethertype.to_be();
+    address.sll_ifindex = libc::c_int::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
+    Ok(address)
+}
+
+/// The length of a [`libc::sockaddr_ll`] as system calls take it.
+#[allow(clippy::cast_possible_truncation, reason = "20")]
+const LINK_ADDRESS_LEN: libc::socklen_t = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+
+/// bind(2): a packet socket gets the frames of that type that come in through that link, and no others.
+pub fn packet_bind(socket: BorrowedFd<'_>, index: u32, ethertype: u16) -> io::Result<()> {
+    let address = link_address(index, ethertype)?;
+    // SAFETY: `address` is a whole sockaddr_ll that outlives the call, and its length is given.
+    let done = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), LINK_ADDRESS_LEN) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// sendto(2): a whole frame leaves a packet socket through that link, whichever it is bound to.
+pub fn packet_send(socket: BorrowedFd<'_>, index: u32, ethertype: u16, frame: &[u8]) -> io::Result<()> {
+    let address = link_address(index, ethertype)?;
+    // SAFETY: the frame and `address` outlive the call, and their lengths are given.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            libc::MSG_DONTWAIT,
+            (&raw const address).cast(),
+            LINK_ADDRESS_LEN,
+        )
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

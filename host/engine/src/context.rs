@@ -9,6 +9,7 @@ use airlock_domain::provider::Provider;
 use airlock_domain::vmm::DriverKind;
 use airlock_effects::memory::Memory;
 use airlock_effects::network::Network;
+use airlock_effects::network::dhcp::DhcpServer;
 use airlock_effects::vmm::Drivers;
 use airlock_image::{GoldenImage, Registry};
 use serde::Serialize;
@@ -40,6 +41,7 @@ pub(crate) struct Context {
     pub config: Config,
     pub store: Store,
     pub network: Network,
+    pub dhcp: DhcpServer,
     pub registry: Registry,
     pub providers: Vec<Provider>,
     pub vault: Vault,

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::clock::{Moment, boot_id, now_ms};
 use crate::context::{Context, DriverReport};
+use crate::dhcp;
 use crate::error::Error;
 use crate::evidence;
 use crate::executor::Executor;
@@ -200,6 +201,7 @@ impl Engine {
         let vault = Vault::open(&config.state_dir.join("vault.key"))?;
         let registry = Registry::open(&config.state_dir)?;
         let network = Network::open(&config.network).await?;
+        let dhcp = dhcp::serve(&network, &config, &store).await;
         let drivers = Arc::new(drivers);
         let effects = LinuxEffects::new(network.clone(), drivers.clone(), &config.state_dir);
         let executor = Executor::new(store.clone(), Arc::new(effects), &config.state_dir, config.evidence);
@@ -208,6 +210,7 @@ impl Engine {
             config,
             store,
             network,
+            dhcp,
             registry,
             providers,
             vault,

@@ -5,6 +5,7 @@
 //! * [`executor`]: steps applied and undone, with the journal around each
 //! * [`reconcile`]: a pass that compares what is recorded with what is seen, and acts
 //! * `vm`: the task that owns one VM; steps, boot, login
+//! * `dhcp`: the DHCP server, which hands out what is recorded
 //! * [`images`]: builds of images and their boot test
 //! * [`records`]: what is remembered and shown
 //! * [`store`]: everything durable, all SQL
@@ -13,6 +14,7 @@
 
 mod clock;
 mod context;
+mod dhcp;
 pub mod engine;
 mod engine_evidence;
 pub mod error;

@@ -227,6 +227,7 @@ impl Engine {
             end(vm).await;
         }
         while running.join_next().await.is_some() {}
+        self.ctx().dhcp.stop();
         self.ctx().store.close().await;
     }
 

@@ -20,6 +20,7 @@ const GUARD: &str = r#"
     add rule netdev airlock fc-0123456789 arp saddr ether 06:00:c0:a8:64:08 arp saddr ip 192.168.100.8 accept
     add rule netdev airlock fc-0123456789 arp saddr ether 06:00:c0:a8:64:08 arp saddr ip 0.0.0.0 accept
     add rule netdev airlock fc-0123456789 ether type arp counter drop comment "foreign_arp"
+    add rule netdev airlock fc-0123456789 udp sport 67 counter drop comment "dhcp_server"
     add rule netdev airlock fc-0123456789 ip saddr 192.168.100.8 ip daddr 192.168.100.0/24 ip daddr != 192.168.100.1 counter drop comment "other_guest"
     add rule netdev airlock fc-0123456789 ip saddr 192.168.100.8 accept
     add rule netdev airlock fc-0123456789 ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept
@@ -74,6 +75,7 @@ fn without_egress_guests_reach_the_gateway_and_nothing_else() {
                 iifname "lo" accept
                 ct state established,related accept
                 iifname "br0" ip daddr 192.168.100.1 icmp type echo-request accept
+                iifname "br0" ip daddr { 192.168.100.1, 255.255.255.255 } udp sport 68 udp dport 67 accept
                 iifname "br0" ip daddr 192.168.100.1 tcp dport 4080 accept
                 iifname "br0" counter drop comment "guest_to_gateway"
                 counter drop comment "uplink_to_gateway"
@@ -98,7 +100,7 @@ fn rules_are_counted_by_chain() {
     let counts = rule_counts(&base(&NetworkSpec::default()));
     assert_eq!(
         counts,
-        BTreeMap::from([("forward".to_owned(), 3), ("input".to_owned(), 7), ("prerouting".to_owned(), 1)])
+        BTreeMap::from([("forward".to_owned(), 3), ("input".to_owned(), 8), ("prerouting".to_owned(), 1)])
     );
 }
 
@@ -129,6 +131,7 @@ fn with_egress_they_reach_public_addresses_and_what_is_allowed() {
                 iifname "lo" accept
                 ct state established,related accept
                 iifname "br0" ip daddr 192.168.100.1 icmp type echo-request accept
+                iifname "br0" ip daddr { 192.168.100.1, 255.255.255.255 } udp sport 68 udp dport 67 accept
                 iifname "br0" counter drop comment "guest_to_gateway"
                 counter drop comment "uplink_to_gateway"
             }

@@ -274,6 +274,19 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
+    /// The DHCP server cannot serve, or cannot answer.
+    #[error("{doing} for DHCP on {bridge} in namespace {namespace}")]
+    Dhcp {
+        /// What was being done, e.g. `bind to UDP port 67`.
+        doing: &'static str,
+        /// The bridge.
+        bridge: String,
+        /// The namespace.
+        namespace: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
     /// No socket in the namespace, or it cannot be bound.
     #[error("open a socket in namespace {namespace} for {purpose}")]
     Socket {
@@ -306,6 +319,7 @@ impl NetworkError {
             Self::AttachToBridge { .. } | Self::Isolate { .. } => Some("tap_not_in_bridge"),
             Self::SetAlias { .. } | Self::TapMissing { .. } => Some("tap_missing"),
             Self::SetUp { .. } => Some("tap_down"),
+            Self::Dhcp { .. } => Some("dhcp_timeout"),
             Self::TransitTaken { .. } => Some("subnet_overlap"),
             Self::UplinkNotForwarding { .. } => Some("forward_policy_drop"),
             Self::CreateUplink { .. } | Self::ConfigureUplink { .. } | Self::UplinkNameCollision { .. } => {
@@ -322,6 +336,9 @@ impl NetworkError {
             Self::UplinkNotForwarding { .. } => Some(ENABLE_FORWARDING),
             Self::TransitTaken { .. } => Some("set network.egress.transit to a /30 that nothing there uses"),
             Self::UplinkNameCollision { .. } => Some("remove that link, or choose another network.namespace"),
+            Self::Dhcp { source, .. } if is(source, &[libc::EADDRINUSE]) => {
+                Some("end the other DHCP server inside the installation's namespace")
+            }
             Self::Uplink { .. } => Some("make that namespace (ip netns add), or name another in network.egress.uplink"),
             _ => None,
         }

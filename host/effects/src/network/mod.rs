@@ -5,6 +5,7 @@
 //! repair; it cuts no connection of live guests and leaves their guards alone. Outside the namespace there are at most one link
 //! and one table, both of our own, and only with an uplink. A failure names the thing and keeps the errno ([`NetworkError`]).
 
+pub mod dhcp;
 mod error;
 mod guard;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Leases: the hold of one owner on a VM and its address. A row is a live lease; its key makes an address unique.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use airlock_domain::VmId;
 use airlock_domain::reconcile::{Lease, VmRow};
@@ -67,6 +68,17 @@ impl Store {
             .await
             .map_err(sql("release a lease"))?;
         Ok(released.rows_affected() == 1)
+    }
+
+    /// Whose lease an address of this host is now.
+    pub async fn lease_holder(&self, address: Ipv4Addr) -> Result<Option<VmId>, StoreError> {
+        let found: Option<String> = sqlx::query_scalar("SELECT vm_id FROM leases WHERE host = $1 AND address = $2")
+            .bind(&self.host)
+            .bind(address.to_string())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(sql("read whose an address is"))?;
+        Ok(found.map(|id| id.parse()).transpose()?)
     }
 
     /// What the reconciler compares: every VM of this host that is open or has a lease, and those of `seen` that ended.

@@ -18,6 +18,7 @@ use crate::error::chain;
 impl VmTask {
     /// Applies the steps of a start, and says the stages they lead to.
     pub(super) async fn start(&mut self) -> Result<(), Failure> {
+        self.ctx.check_dhcp(self.image.manifest.network_addressing)?;
         self.on_boot(BootEvent::Reached(Stage::Planned)).await?;
         let plan = self.plan();
         // The last step is the boot itself; its outcome is written when the machine is ready.
