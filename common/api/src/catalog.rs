@@ -15,6 +15,12 @@ pub struct ImageView {
     pub kernel_release: String,
     /// Bytes of all its files.
     pub size_bytes: u64,
+    /// Whether its name alone stands for it.
+    #[serde(default)]
+    pub current: bool,
+    /// Whether it booted to its readiness contract before it was published.
+    #[serde(default)]
+    pub verified: bool,
 }
 
 /// Published images.

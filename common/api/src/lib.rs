@@ -6,9 +6,11 @@
 //! * [`session`] (a sign-in, its state and its timeline)
 //! * [`vm`] (machines), [`reach`] (what a machine's guest reaches)
 //! * [`credential`], [`token`], [`catalog`] (images and providers), [`health`]
+//! * [`build`] (builds of images)
 //! * [`evidence`] (what is kept of machines that failed)
 //! * [`error`] (the one error body)
 
+pub mod build;
 pub mod catalog;
 pub mod credential;
 pub mod error;

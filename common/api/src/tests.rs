@@ -23,6 +23,16 @@ fn a_request_refuses_what_it_does_not_know() {
 }
 
 #[test]
+fn a_build_is_tested_and_waits_unless_somebody_says_otherwise() {
+    use crate::build::BuildRequest;
+    let read = |value| serde_json::from_value::<BuildRequest>(value);
+    let wanted = BuildRequest { recipe: "base".into(), refresh: false, boot_test: true, wait: true };
+    assert_eq!(read(json!({"recipe": "base"})).unwrap(), wanted);
+    assert!(!read(json!({"recipe": "base", "bootTest": false})).unwrap().boot_test);
+    assert!(read(json!({"recipe": "base", "boottest": false})).is_err());
+}
+
+#[test]
 fn the_start_answer_has_the_documented_names() {
     let answer = StartResponse {
         success: true,

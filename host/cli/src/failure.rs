@@ -76,10 +76,17 @@ impl From<ImageError> for Box<Failure> {
     fn from(error: ImageError) -> Self {
         let exit = match error.code() {
             "image_missing" => NOT_FOUND,
+            "build_running" | "image_in_use" => REFUSED,
             code if code.starts_with("recipe_") => USAGE,
             _ => FAILED,
         };
-        Failure::new(exit, error.code(), error.to_string(), error.remedy()).beneath(&error)
+        let mut failure = Failure::new(exit, error.code(), error.to_string(), error.remedy()).beneath(&error);
+        if let ImageError::BootTestFailed { failure: booted, .. } = &error {
+            failure.detail.cause = Some(booted.cause.code().to_owned());
+            failure.detail.stage = booted.stage;
+            failure.detail.evidence_id.clone_from(&booted.evidence_id);
+        }
+        failure
     }
 }
 

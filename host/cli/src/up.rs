@@ -18,6 +18,7 @@ use crate::client::Client;
 use crate::doctor::{self, IMAGES};
 use crate::failure::{FAILED, Failure, Outcome};
 use crate::follow::follow;
+use crate::image::How;
 use crate::login::{self, Shown};
 use crate::output::{line, print_failure};
 use crate::{config, daemon, image};
@@ -40,7 +41,7 @@ pub async fn run(global: &Global, args: UpArgs) -> Outcome {
     let mut config = config::load(global, args.listen)?;
     config.demo_idp.enabled = true;
     check_host(&config).await?;
-    build_missing(&config.state_dir).await?;
+    build_missing(&config).await?;
     let demo_password = config::choose_demo_password(&mut config)?;
 
     let (engine, listener) = daemon::open(config).await?;
@@ -82,20 +83,17 @@ async fn check_host(config: &Config) -> Outcome<()> {
 }
 
 /// Builds what is not there or was made by another recipe or other guest programs.
-async fn build_missing(state_dir: &Path) -> Outcome<()> {
-    let state_dir = state_dir.to_owned();
-    image::blocking(move || {
-        let registry = Registry::open(&state_dir)?;
-        for name in IMAGES {
-            let recipe = LoadedRecipe::load(name)?;
-            match registry.find(name) {
-                Ok(image) if image.is_up_to_date(&recipe)? => line(format!("image {name}   {}", image.reference())),
-                _ => drop(image::build_one(&state_dir, name, false, false)?),
-            }
+async fn build_missing(config: &Config) -> Outcome<()> {
+    let registry = Registry::open(&config.state_dir)?;
+    let how = How { refresh: false, boot_test: true, wait: true, quiet: false };
+    for name in IMAGES {
+        let recipe = LoadedRecipe::load(name)?;
+        match registry.find(name) {
+            Ok(image) if image.is_up_to_date(&recipe)? => line(format!("image {name}   {}", image.reference())),
+            _ => drop(image::build_one(config, name, how).await?),
         }
-        Ok(())
-    })
-    .await
+    }
+    Ok(())
 }
 
 async fn demo_sign_in(address: &str, token: String, state_dir: &Path) -> Outcome<()> {

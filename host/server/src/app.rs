@@ -22,8 +22,8 @@ use crate::access::{Access, Guard, guard};
 use crate::request::{identify, no_such_method, no_such_route, panicked};
 use crate::serve::Ending;
 use crate::{
-    assets, auth, bridge, console, credentials, events, evidence, health, images, metrics, reach, reconcile, sessions,
-    tokens, viewer, vms,
+    assets, auth, bridge, builds, console, credentials, events, evidence, health, images, metrics, reach, reconcile,
+    sessions, tokens, viewer, vms,
 };
 
 /// What handlers share.
@@ -122,6 +122,9 @@ fn admin_routes() -> OpenApiRouter<App> {
         .routes(routes!(evidence::list))
         .routes(routes!(evidence::show, evidence::remove))
         .routes(routes!(evidence::export))
+        .routes(routes!(builds::create, builds::list))
+        .routes(routes!(builds::show, builds::cancel))
+        .routes(routes!(builds::events))
         .routes(routes!(reconcile::plan, reconcile::run))
         .routes(routes!(reach::reach))
 }
@@ -223,6 +226,11 @@ mod tests {
             ("get", "/api/vms/{id}/console"),
             ("post", "/api/vms/{id}/reach"),
             ("get", "/api/images"),
+            ("post", "/api/images/builds"),
+            ("get", "/api/images/builds"),
+            ("get", "/api/images/builds/{id}"),
+            ("get", "/api/images/builds/{id}/events"),
+            ("delete", "/api/images/builds/{id}"),
             ("get", "/api/providers"),
             ("get", "/api/auth/credentials/{userId}"),
             ("get", "/api/auth/credentials/{userId}/{provider}"),

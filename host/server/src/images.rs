@@ -19,7 +19,9 @@ pub async fn images(State(app): State<App>) -> Result<Json<ImageList>, ApiError>
         let code = StatusCode::INTERNAL_SERVER_ERROR;
         ApiError::new(code, error.code(), error.to_string(), &error.remedy())
     })?;
-    Ok(Json(ImageList { images: images.iter().map(views::image).collect() }))
+    let registry = app.engine().registry();
+    let view = |image: &GoldenImage| views::image(image, registry.is_current(image));
+    Ok(Json(ImageList { images: images.iter().map(view).collect() }))
 }
 
 /// Tools that can be signed in.

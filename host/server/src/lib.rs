@@ -14,6 +14,7 @@ mod app;
 mod assets;
 mod auth;
 mod bridge;
+mod builds;
 mod console;
 mod credentials;
 pub mod demo_idp;

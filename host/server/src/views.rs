@@ -106,12 +106,14 @@ pub fn token(record: &TokenRecord) -> TokenView {
 }
 
 /// An image.
-pub fn image(image: &GoldenImage) -> ImageView {
+pub fn image(image: &GoldenImage, current: bool) -> ImageView {
     ImageView {
         name: image.name.clone(),
         digest: format!("sha256:{}", image.digest),
         kernel_release: image.manifest.kernel.release.clone(),
         size_bytes: image.manifest.files.all().iter().map(|file| file.size).sum(),
+        current,
+        verified: image.boot_record().is_some(),
     }
 }
 
