@@ -142,6 +142,13 @@ impl Registry {
     /// The image of `base`, `base@sha256:<digest>`, or of the digest's first 12 digits or more.
     /// Checks existence and size of its files.
     pub fn find(&self, reference: &str) -> Result<GoldenImage, ImageError> {
+        let image = self.read(&self.resolve(reference)?)?;
+        self.check_sizes(&image)?;
+        Ok(image)
+    }
+
+    /// The whole reference that a name, or a digest's first digits, stands for; the image may be damaged.
+    pub fn resolve(&self, reference: &str) -> Result<String, ImageError> {
         let known = self.references()?;
         let missing = || ImageError::ImageMissing { reference: reference.to_owned(), known: known.clone() };
         let wanted = match reference.split_once("@sha256:") {
@@ -159,9 +166,7 @@ impl Registry {
         if !known.contains(&wanted) {
             return Err(missing());
         }
-        let image = self.read(&wanted)?;
-        self.check_sizes(&image)?;
-        Ok(image)
+        Ok(wanted)
     }
 
     /// Hashes the manifest and every file of an image.
