@@ -217,7 +217,10 @@ impl Drop for Daemon {
 fn build_image(program: &Path, state_dir: &Path) -> Result<()> {
     eprintln!("building the golden image base, unless it is current");
     let log = state_dir.join("bench-image.log");
-    run::run_logged(Command::new(program).args(["image", "build", "base", "--no-boot-test", "--state-dir"]).arg(state_dir), &log)
+    run::run_logged(
+        Command::new(program).args(["image", "build", "base", "--no-boot-test", "--state-dir"]).arg(state_dir),
+        &log,
+    )
 }
 
 fn config_text(state_dir: &Path, addr: SocketAddr, namespace: &str) -> String {
