@@ -59,7 +59,15 @@ impl Failure {
     pub fn new(cause: Cause, stage: Option<Stage>, detail: impl Into<String>) -> Self {
         Self { cause, stage, detail: detail.into(), evidence_id: None }
     }
+
+    /// Whether it says no more than that a stage was not reached in time.
+    pub fn is_of_deadline(&self) -> bool {
+        self.detail.contains(NOT_IN_TIME)
+    }
 }
+
+/// The words of a failure that has no other reason than its deadline.
+const NOT_IN_TIME: &str = "was not reached within";
 
 /// What happened.
 #[derive(Debug, Clone)]
@@ -269,7 +277,7 @@ impl BootMachine {
         if self.phase == Phase::Booting && now_ms >= self.contract.deadline_ms {
             let stage = self.first_missing();
             let detail = format!(
-                "{} was not reached within {:.0} s",
+                "{} {NOT_IN_TIME} {:.0} s",
                 stage.map_or("ready", Stage::name),
                 self.contract.deadline_ms / 1000.0
             );
@@ -378,7 +386,7 @@ fn is_kernel_line(line: &str) -> bool {
     stamped || line.contains("Linux version ")
 }
 
-fn describe(report: &StageReport) -> String {
+pub(crate) fn describe(report: &StageReport) -> String {
     match (&report.detail, &report.errno) {
         (Some(detail), Some(errno)) => format!("{detail}: {errno}"),
         (Some(text), None) | (None, Some(text)) => text.clone(),
@@ -392,7 +400,7 @@ fn cause_named_by(report: &StageReport) -> Option<Cause> {
 }
 
 /// The cause that a failed report names itself, else the one that belongs to its stage and errno.
-fn cause_of_report(report: &StageReport) -> Cause {
+pub(crate) fn cause_of_report(report: &StageReport) -> Cause {
     if let Some(cause) = cause_named_by(report) {
         return cause;
     }

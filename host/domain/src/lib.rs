@@ -9,6 +9,7 @@
 //! * [`provider`]: how a tool signs in
 //! * [`cause`]: the fault catalogue's codes, each with its remedy
 //! * [`boot`]: the boot machine, `(state, event, now) -> outputs`
+//! * [`diagnosis`]: a console, a timeline and probes, turned into the first broken stage and its cause
 //! * [`session`]: the session machine
 //! * [`step`]: what a start does, each step beside its undo
 //! * [`admission`]: whether a start may begin now, waits, or is refused
@@ -20,6 +21,7 @@ pub mod admission;
 pub mod boot;
 pub mod cause;
 pub mod config;
+pub mod diagnosis;
 pub mod evidence;
 pub mod firewall;
 pub mod ids;

@@ -1,0 +1,90 @@
+//! What the guest's kernel and its initramfs say. Texts of the kernels 4.14 to 6.x.
+
+use airlock_protocol::Stage;
+
+use super::From::{Any, Driver, Kernel, Start};
+use super::Grade::{Hard, Soft, Weak};
+use super::{Rule, rule};
+use crate::cause::Cause;
+
+const ROOT: Option<Stage> = Some(Stage::RootMounted);
+const INIT: Option<Stage> = Some(Stage::HandedOver);
+const MODULES: Option<Stage> = Some(Stage::ModulesLoaded);
+
+// A table: one row is one rule and its example.
+#[rustfmt::skip]
+pub(super) const RULES: &[Rule] = &[
+    rule(Cause::RootDeviceMissing, ROOT, Kernel, Hard, &["VFS: Cannot open root device ", "unknown-block(0,0)"],
+        "[    1.273211] VFS: Cannot open root device \"vda\" or unknown-block(0,0): error -6"),
+    rule(Cause::RootDeviceMissing, ROOT, Kernel, Hard, &["VFS: Cannot open root device ", "): error -6"],
+        "[    1.201000] VFS: Cannot open root device \"vda1\" or unknown-block(254,1): error -6"),
+    rule(Cause::RootFsUnsupported, ROOT, Kernel, Hard, &["VFS: Cannot open root device ", "unknown-block(2", "error -19"],
+        "[    1.100000] VFS: Cannot open root device \"vda\" or unknown-block(254,0): error -19"),
+    rule(Cause::RootDeviceMissing, ROOT, Kernel, Hard,
+        &["Kernel panic - not syncing: VFS: Unable to mount root fs", "unknown-block(0,0)"],
+        "[    1.290442] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"),
+    rule(Cause::RootFsUnsupported, ROOT, Kernel, Hard, &["No filesystem could mount root, tried:"],
+        "[    1.401122] No filesystem could mount root, tried: "),
+    rule(Cause::RootDeviceMissing, ROOT, Any, Hard, &["ALERT!  ", " does not exist.  Dropping to a shell!"],
+        "ALERT!  /dev/vda1 does not exist.  Dropping to a shell!"),
+    rule(Cause::RootDeviceMissing, ROOT, Start, Hard, &["Gave up waiting for root file system device."],
+        "Gave up waiting for root file system device.  Common problems:"),
+    rule(Cause::RootDeviceMissing, ROOT, Any, Hard, &["dracut-initqueue timeout - starting timeout scripts"],
+        "[  132.102331] dracut-initqueue[286]: Warning: dracut-initqueue timeout - starting timeout scripts"),
+    rule(Cause::RootFsUnsupported, ROOT, Start, Hard, &["mount: mounting /dev/", " on /root failed: No such device"],
+        "mount: mounting /dev/vda on /root failed: No such device"),
+    rule(Cause::RootFsCorrupt, ROOT, Kernel, Hard, &["EXT4-fs error (device "],
+        "[    2.310042] EXT4-fs error (device vda): ext4_lookup:1785: inode #131073: comm init: iget: checksum invalid"),
+    rule(Cause::RootFsCorrupt, ROOT, Kernel, Hard, &["EXT4-fs (", "bad geometry"],
+        "[    1.880000] EXT4-fs (vda): bad geometry: block count 2097152 exceeds size of device (1048576 blocks)"),
+    rule(Cause::RootFsCorrupt, ROOT, Kernel, Hard, &["EXT4-fs (", "error loading journal"],
+        "[    1.880000] EXT4-fs (vda): error loading journal"),
+    rule(Cause::RootFsCorrupt, ROOT, Kernel, Hard, &["erofs: (device ", "cannot find valid erofs superblock"],
+        "[    1.700000] erofs: (device vda): cannot find valid erofs superblock"),
+    rule(Cause::RootFsCorrupt, ROOT, Kernel, Hard, &["SQUASHFS error: "],
+        "[    1.611000] SQUASHFS error: Unable to read inode 0x11221"),
+    rule(Cause::RootFsCorrupt, ROOT, Kernel, Hard, &["XFS (", "orruption detected"],
+        "[    2.100000] XFS (vda): Metadata corruption detected at xfs_agi_verify+0x1a/0x130, xfs_agi block 0x2"),
+    rule(Cause::RootFsCorrupt, ROOT, Driver, Hard, &["attempt to access beyond end of device"],
+        "[    1.900000] init: attempt to access beyond end of device"),
+    rule(Cause::InitMissing, INIT, Kernel, Hard, &["Kernel panic - not syncing: No working init found"],
+        "[    1.512331] Kernel panic - not syncing: No working init found.  Try passing init= option to kernel."),
+    rule(Cause::InitMissing, INIT, Kernel, Hard, &["Kernel panic - not syncing: No init found"],
+        "[    1.512331] Kernel panic - not syncing: No init found.  Try passing init= option to kernel."),
+    rule(Cause::InitMissing, INIT, Kernel, Hard, &["Kernel panic - not syncing: Requested init "],
+        "[    1.498840] Kernel panic - not syncing: Requested init /sbin/init failed (error -2)."),
+    rule(Cause::InitMissing, INIT, Any, Hard, &["Target filesystem doesn't have requested "],
+        "Target filesystem doesn't have requested /sbin/init."),
+    rule(Cause::InitMissing, INIT, Start, Hard, &["No init found. Try passing init= bootarg."],
+        "No init found. Try passing init= bootarg."),
+    rule(Cause::InitMissing, INIT, Start, Hard, &["run-init: can't execute "],
+        "run-init: can't execute '/sbin/init': No such file or directory"),
+    rule(Cause::InitMissing, INIT, Any, Hard, &["switch_root: can't execute "],
+        "switch_root: can't execute '/sbin/init': No such file or directory"),
+    rule(Cause::GuestOom, None, Kernel, Hard, &["Kernel panic - not syncing: Out of memory"],
+        "[    3.100221] Kernel panic - not syncing: Out of memory and no killable processes..."),
+    rule(Cause::GuestOom, None, Kernel, Hard, &["Out of memory and no killable processes"],
+        "[    3.100221] Out of memory and no killable processes..."),
+    rule(Cause::GuestOom, None, Kernel, Hard, &["Kernel panic - not syncing: System is deadlocked on memory"],
+        "[    2.912003] Kernel panic - not syncing: System is deadlocked on memory"),
+    rule(Cause::GuestOom, None, Kernel, Hard, &["System is deadlocked on memory"],
+        "[    2.912003] System is deadlocked on memory"),
+    rule(Cause::GuestOom, Some(Stage::InitStarted), Kernel, Hard, &["Initramfs unpacking failed: write error"],
+        "[    0.800000] Initramfs unpacking failed: write error"),
+    rule(Cause::KernelPanic, None, Kernel, Weak, &["Kernel panic - not syncing: "],
+        "[   10.000000] Kernel panic - not syncing: sysrq triggered crash"),
+    rule(Cause::VirtioDmaFailed, MODULES, Driver, Soft, &["Failed to enable 64-bit or 32-bit DMA"],
+        "[    0.411201] virtio-mmio virtio-mmio.0: Failed to enable 64-bit or 32-bit DMA.  Trying to continue, but this might not work."),
+    rule(Cause::ModulesMismatch, MODULES, Any, Soft, &["modprobe: FATAL: Module ", " not found in directory "],
+        "modprobe: FATAL: Module virtio_net not found in directory /lib/modules/6.1.0-18-cloud-amd64"),
+    rule(Cause::ModulesMismatch, MODULES, Any, Soft, &["modprobe: can't change directory to "],
+        "modprobe: can't change directory to '/lib/modules': No such file or directory"),
+    rule(Cause::ModulesMismatch, MODULES, Driver, Soft, &[": version magic '", "' should be '"],
+        "[    1.050000] virtio_net: version magic '6.1.0-17-amd64 SMP preempt mod_unload ' should be '6.1.0-18-amd64 SMP preempt mod_unload '"),
+    rule(Cause::ModulesMismatch, MODULES, Driver, Soft, &[": disagrees about version of symbol "],
+        "[    1.050000] virtio_net: disagrees about version of symbol module_layout"),
+    rule(Cause::EntropyBlocked, Some(Stage::AgentUp), Driver, Soft, &["wait_for_random_bytes+"],
+        "[  242.700000]  wait_for_random_bytes+0x6b/0xa0"),
+    rule(Cause::EntropyBlocked, Some(Stage::AgentUp), Any, Soft, &["PRNG is not seeded"],
+        "sshd[311]: fatal: PRNG is not seeded"),
+];
