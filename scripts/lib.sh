@@ -54,6 +54,7 @@ BUILD_PACKAGES=(
 # Packages that only the tests need.
 TEST_PACKAGES=(
   "faketime|lets a daemon's clock jump"
+  "busybox-static|a DHCP client that others wrote"
   "chromium|plays the person in front of the viewer"
   "tigervnc-standalone-server|a real RFB server for the viewer's tests"
   "firefox-esr|a real browser for the viewer's tests"

@@ -3,11 +3,11 @@
 //! A frame that is dropped leaves no event to wait for. So each test sends an honest frame after the bad ones and waits for its
 //! answer: frames of one TAP are dealt with in their order.
 
-mod frame;
+pub(super) mod frame;
 mod guards;
 mod measure;
 mod uplink;
-mod world;
+pub(super) mod world;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
