@@ -32,17 +32,22 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// The interface that the command line means: by MAC, else by name.
-    pub fn now(boot: &BootConfig) -> Self {
+    /// The interface that the command line means: by MAC; else the one that had the number `known` (0: none did), whatever it
+    /// is called now; else by name.
+    pub fn now(boot: &BootConfig, known: usize) -> Self {
         let Ok(all) = getifaddrs() else { return Self::default() };
         let all: Vec<_> = all.collect();
-        let ours = all.iter().find_map(|entry| {
-            let link = entry.address.as_ref()?.as_link_addr()?;
-            let by_name = || Some(&entry.interface_name) == boot.ip.device.as_ref();
-            let is_ours = boot.mac.map_or_else(by_name, |mac| link.addr().map(MacAddr) == Some(mac));
-            is_ours.then(|| (link.ifindex(), entry.interface_name.clone(), entry.flags))
-        });
-        let Some((index, name, flags)) = ours else { return Self::default() };
+        let links: Vec<_> =
+            all.iter().filter_map(|entry| Some((entry, entry.address.as_ref()?.as_link_addr()?))).collect();
+        let ours = match boot.mac {
+            Some(mac) => links.iter().find(|(_, link)| link.addr().map(MacAddr) == Some(mac)),
+            None => links
+                .iter()
+                .find(|(_, link)| link.ifindex() == known)
+                .or_else(|| links.iter().find(|(entry, _)| Some(&entry.interface_name) == boot.ip.device.as_ref())),
+        };
+        let Some((entry, link)) = ours else { return Self::default() };
+        let (index, name, flags) = (link.ifindex(), entry.interface_name.clone(), entry.flags);
         let is_up = flags.contains(InterfaceFlags::IFF_UP);
         let address_of = |entry: &nix::ifaddrs::InterfaceAddress| {
             // An address may have a label of its own (`eth0:1`).

@@ -8,6 +8,9 @@ use super::interface::Observed;
 
 /// How long the manager that owns the interface may leave it without its address, or with another one.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long a link that was taken down may take to come back where nobody may touch it: before Linux 6.2 whoever renames an
+/// interface must take it down for it (net/core/dev.c: dev_change_name).
+const DOWN_GRACE: Duration = Duration::from_millis(750);
 /// How long another address may stand in the place of ours before the boot has failed.
 const MISMATCH_AFTER: Duration = Duration::from_secs(20);
 /// Who takes the address more often than this within [`RESTORE_WINDOW`] is not answered any more. Tools that flush an interface
@@ -55,6 +58,11 @@ pub enum Verdict {
         /// What is there.
         has: Vec<String>,
     },
+    /// It has another name and everything else that it had, but perhaps the routes, which go with a link that goes down.
+    Renamed {
+        /// Its former name.
+        from: String,
+    },
     /// Somebody changed what was there.
     Conflict(Conflict),
 }
@@ -68,6 +76,8 @@ pub struct Judge {
     held: bool,
     /// The default route was there once.
     routed: bool,
+    /// The name it had when it was last as it must be.
+    name: String,
     wrong_since: Option<Instant>,
     /// What was said already and lasts.
     said: Option<Verdict>,
@@ -78,18 +88,38 @@ impl Judge {
     /// `prompt`: nobody in the image may touch the interface, not for a moment.
     pub fn new(lease: Lease, prompt: bool) -> Self {
         let grace = if prompt { Duration::ZERO } else { GRACE };
-        Self { lease, grace, held: false, routed: false, wrong_since: None, said: None, restored: Vec::new() }
+        Self {
+            lease,
+            grace,
+            held: false,
+            routed: false,
+            name: String::new(),
+            wrong_since: None,
+            said: None,
+            restored: Vec::new(),
+        }
     }
 
     /// Judges what is there. What was said is said again only when it changed.
     pub fn look(&mut self, observed: &Observed, now: Instant) -> Verdict {
-        let Some(wrong) = self.wrong(observed) else {
+        let wrong = self.wrong(observed);
+        let harmless = matches!(wrong, None | Some(Verdict::Conflict(Conflict::RouteGone)));
+        if let Some(from) = self.renamed(observed).filter(|_| harmless) {
+            self.wrong_since = None;
+            self.said = None;
+            return Verdict::Renamed { from };
+        }
+        let Some(wrong) = wrong else {
             self.wrong_since = None;
             self.said = None;
             return if self.held { Verdict::Quiet } else { Verdict::Unsettled };
         };
         let since = *self.wrong_since.get_or_insert(now);
-        let patience = if matches!(wrong, Verdict::Mismatch { .. }) { MISMATCH_AFTER } else { self.grace };
+        let patience = match wrong {
+            Verdict::Mismatch { .. } => MISMATCH_AFTER,
+            Verdict::Conflict(Conflict::LinkDown) => self.grace.max(DOWN_GRACE),
+            _ => self.grace,
+        };
         if now.duration_since(since) < patience || self.said.as_ref() == Some(&wrong) {
             return Verdict::Unsettled;
         }
@@ -110,6 +140,15 @@ impl Judge {
         self.said = None;
         self.wrong_since = None;
         self.restored.len() <= RESTORE_AT_MOST
+    }
+
+    /// The former name, once, of an interface that is up under another one. Names before the lease was there do not count.
+    fn renamed(&mut self, observed: &Observed) -> Option<String> {
+        if !observed.is_up || self.name == observed.name {
+            return None;
+        }
+        let from = std::mem::replace(&mut self.name, observed.name.clone());
+        (self.held && !from.is_empty()).then_some(from)
     }
 
     fn wrong(&mut self, observed: &Observed) -> Option<Verdict> {

@@ -5,6 +5,8 @@
 //!     └─> held: the lease is there ──(somebody takes it, takes the link down, adds another address)──> reported, put back
 //! ```
 //!
+//! The interface is known by its hardware address, or by its number: another name is noted and changes nothing.
+//!
 //! The kernel's word that something changed (rtnetlink) wakes this; what is true then is read anew. A manager that owns the
 //! interface may take its address away for a moment, so there a change counts only when it lasts. What cannot be put back,
 //! or is taken again and again, is reported as a failure; the rest of the agent goes on.
@@ -61,9 +63,11 @@ pub fn watch(
     let mut netlink = Netlink::subscribe()?;
     let mut judge = Judge::new(lease.clone(), owner == NetworkOwner::Airlock);
     let mut changes: Vec<Change> = Vec::new();
+    let mut known = 0;
     loop {
         let mut again = false;
-        let observed = Observed::now(boot);
+        let observed = Observed::now(boot, known);
+        known = if observed.index == 0 { known } else { observed.index };
         if owner != NetworkOwner::Airlock {
             report_stages(&observed, &lease, timeline);
         }
@@ -72,6 +76,14 @@ pub fn watch(
             Verdict::Quiet => changes.clear(),
             Verdict::Unsettled => {}
             Verdict::Mismatch { has } => timeline.note(mismatch(&lease, &has)),
+            Verdict::Renamed { from } => {
+                // A manager that owns the interface puts its routes back itself. What stays away is a conflict at the next look.
+                if owner == NetworkOwner::Airlock {
+                    let _ = netlink::restore(&observed, &lease);
+                }
+                timeline.note(renamed(&from, &observed.name));
+                changes.clear();
+            }
             Verdict::Conflict(conflict) => {
                 let who = who::changed(&changes, observed.index);
                 match settle(&conflict, &who, &observed, &lease, on_conflict, &mut judge, now) {
@@ -147,6 +159,11 @@ fn settle(
         Err(_) if may_restore => None,
         Err(errno) => report(false, Some(format!("{errno:?}")), format!("{what}; put it back")),
     }
+}
+
+fn renamed(from: &str, to: &str) -> StageReport {
+    let report = StageReport::reached(0, 0, Stage::LinkUp).with("dev", to).with("was", from);
+    StageReport { detail: Some(format!("{from} is called {to} now")), ..report }
 }
 
 fn mismatch(lease: &Lease, has: &[String]) -> StageReport {

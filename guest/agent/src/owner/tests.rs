@@ -33,10 +33,37 @@ fn a_change_is_judged_at_once_where_nobody_may_touch_the_interface() {
     assert_eq!(foreign.words("eth0", &lease()), "added 10.9.0.77/24 to eth0");
     let other_prefix = observed(&[("10.9.0.2", 16)]);
     assert!(matches!(judge.look(&other_prefix, now), Verdict::Conflict(Conflict::Foreign(_))));
-    assert_eq!(judge.look(&Observed { is_up: false, ..good.clone() }, now), Verdict::Conflict(Conflict::LinkDown));
     let unrouted = Observed { default_route: None, ..good };
     assert_eq!(judge.look(&unrouted, now), Verdict::Conflict(Conflict::RouteGone));
     assert_eq!(judge.look(&Observed::default(), now), Verdict::Conflict(Conflict::LinkGone));
+}
+
+#[test]
+fn a_link_that_goes_down_may_come_back_under_another_name() {
+    let (mut judge, start) = (Judge::new(lease(), true), Instant::now());
+    let after = |millis| start + Duration::from_millis(millis);
+    let good = observed(&[("10.9.0.2", 24)]);
+    assert_eq!(judge.look(&good, start), Verdict::Quiet);
+    let down = Observed { is_up: false, default_route: None, ..good.clone() };
+    assert_eq!(judge.look(&down, after(100)), Verdict::Unsettled);
+    assert!(judge.is_unsettled());
+    let renamed_down = Observed { name: "lan0".into(), ..down.clone() };
+    assert_eq!(judge.look(&renamed_down, after(200)), Verdict::Unsettled);
+    let unrouted = Observed { is_up: true, ..renamed_down.clone() };
+    assert_eq!(judge.look(&unrouted, after(300)), Verdict::Renamed { from: "eth0".into() });
+    assert_eq!(judge.look(&unrouted, after(300)), Verdict::Conflict(Conflict::RouteGone), "nobody put it back");
+    let renamed = Observed { name: "lan0".into(), ..good };
+    assert_eq!(judge.look(&renamed, after(400)), Verdict::Quiet);
+    // Linux since 6.2 renames an interface that is up.
+    let again = Observed { name: "lan1".into(), ..renamed.clone() };
+    assert_eq!(judge.look(&again, after(500)), Verdict::Renamed { from: "lan0".into() });
+    assert_eq!(judge.look(&again, after(500)), Verdict::Quiet);
+    // One that stays down was taken down, and a rename excuses no other address.
+    assert_eq!(judge.look(&Observed { is_up: false, ..again.clone() }, after(600)), Verdict::Unsettled);
+    let verdict = judge.look(&Observed { is_up: false, ..again }, after(1400));
+    assert_eq!(verdict, Verdict::Conflict(Conflict::LinkDown));
+    let stolen = Observed { name: "lan2".into(), ..observed(&[("10.66.0.9", 24)]) };
+    assert!(matches!(judge.look(&stolen, after(1500)), Verdict::Conflict(Conflict::Foreign(_))));
 }
 
 #[test]
@@ -106,9 +133,9 @@ fn what_was_taken_is_put_back_on_real_links() {
             "addr flush dev eth0",
         ] {
             ip(damage);
-            let before = Observed::now(&boot());
+            let before = Observed::now(&boot(), 0);
             netlink::restore(&before, &lease()).unwrap();
-            let after = Observed::now(&boot());
+            let after = Observed::now(&boot(), 0);
             assert_eq!(after.addresses, [(lease().addr, 24)], "after {damage}");
             assert_eq!((after.is_up, after.default_route), (true, lease().gateway), "after {damage}");
         }
@@ -155,7 +182,56 @@ fn stages_are_reported_as_they_are_seen_and_a_thief_is_named() {
         let report = conflict().unwrap();
         let detail = report.detail.unwrap();
         assert!(report.ok && detail.contains("removed 10.9.0.2/24 from eth0; put back"), "{detail}");
-        assert!(Observed::now(&boot()).has(&lease()));
+        assert!(Observed::now(&boot(), 0).has(&lease()));
         std::fs::remove_dir_all(&dir).unwrap();
     });
+}
+
+#[test]
+fn a_renamed_interface_is_followed_and_nobody_is_accused() {
+    in_namespace(|| {
+        let dir = std::env::temp_dir().join(format!("airlock-renamed-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        ip("link set eth0 up");
+        ip("addr add 10.9.0.2/24 dev eth0");
+        ip("route add default via 10.9.0.1");
+        for (number, boot) in [boot(), by_name()].into_iter().enumerate() {
+            let outbox = Arc::new(Outbox::new().unwrap());
+            let timeline = Arc::new(Timeline::open(&dir.join("t"), &dir.join("c"), outbox));
+            let (watched, known) = (timeline.clone(), Observed::now(&boot, 0).index);
+            let netns = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+            let (config, (started, ready)) = (boot.clone(), std::sync::mpsc::channel());
+            std::thread::spawn(move || {
+                nix::sched::setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
+                started.send(()).unwrap();
+                let _ = watch(&config, NetworkOwner::Airlock, OnConflict::Fail, &watched);
+            });
+            ready.recv().unwrap();
+            // What it does first is look; it must have seen the old name.
+            std::thread::sleep(Duration::from_millis(200));
+            let name = format!("lan{number}");
+            let was = Observed::now(&boot, known).name;
+            ip(&format!("link set {was} down"));
+            ip(&format!("link set {was} name {name}"));
+            ip(&format!("link set {name} up"));
+            let start = Instant::now();
+            let noted =
+                || timeline.reports().into_iter().find(|report| report.facts.get("was") == Some(&was.clone().into()));
+            while noted().is_none() || Observed::now(&boot, known).default_route != lease().gateway {
+                assert!(start.elapsed() < Duration::from_secs(10), "{:?}", timeline.reports());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert_eq!(noted().unwrap().detail.unwrap(), format!("{was} is called {name} now"));
+            assert!(timeline.reports().iter().all(|report| report.ok), "{:?}", timeline.reports());
+            // The next one is to be found by the name that stands there.
+            ip(&format!("link set {name} down"));
+            ip(&format!("link set {name} name eth0"));
+            ip("link set eth0 up");
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    });
+}
+
+fn by_name() -> BootConfig {
+    BootConfig::parse("ip=10.9.0.2::10.9.0.1:255.255.255.0::eth0:off").unwrap()
 }
