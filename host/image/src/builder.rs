@@ -23,6 +23,7 @@ use crate::kernel::{KERNEL_FILE, KernelEntry};
 use crate::lock::BuildLock;
 use crate::manifest::{FORMAT, FileFacts, Files, KernelFacts, Manifest, config_facts, lacking_for_owner};
 use crate::plan::BuildPlan;
+use crate::preflight;
 use crate::progress::{BuildEvent, BuildStage};
 use crate::recipe::LoadedRecipe;
 use crate::registry::{self, GoldenImage, Registry, replace_directory};
@@ -106,6 +107,7 @@ pub fn build(
         let manifest = manifest(loaded, &kernel, &rootfs, &unfinished.path)?;
         let candidate = registry::prepare(&manifest, &unfinished.path)?;
         reporter.line(&format!("candidate {}", candidate.reference()));
+        preflight::check(&candidate, &kernel.config()?, rootfs.root_seen(), reporter)?;
         Ok((candidate, false))
     })?;
     publish(&candidate, options.boot_test.as_ref(), &state, &mut reporter)
@@ -172,7 +174,6 @@ fn rootfs(
         for stage in [BuildStage::Packages, BuildStage::Customize, BuildStage::RootImage] {
             reporter.stage(stage, |_| Ok(((), true)))?;
         }
-        entry.check_services(loaded)?;
         return Ok(entry);
     }
     let unfinished = Unfinished::create(state.cache().join(format!("{UNFINISHED}{}", plan.rootfs_entry)))?;

@@ -10,6 +10,7 @@ use airlock_protocol::guest_config::NetworkOwner;
 use crate::elf::ElfFault;
 use crate::gate::BootFailure;
 use crate::modules::UnknownModule;
+use crate::preflight::Problem;
 
 /// A failure of the builder or the registry.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +85,14 @@ pub enum ImageError {
     BuildRunning {
         /// What holds it, if it said so.
         other: Option<String>,
+    },
+    /// The image cannot boot, as far as that can be known without a boot.
+    #[error("image {image} cannot boot: {}{}", problems.first().map_or("", |problem| &problem.what), more(problems.len()))]
+    Preflight {
+        /// Name of the recipe.
+        image: String,
+        /// Everything that is wrong, worst first; never empty.
+        problems: Vec<Problem>,
     },
     /// The image does not boot to its readiness contract.
     #[error("image {image} does not boot: {}{}: {}", failure.cause, at(failure.stage), failure.detail)]
@@ -259,13 +268,14 @@ impl ImageError {
             Self::DiskFull { .. } => "disk_full",
             Self::Cancelled => "build_cancelled",
             Self::BuildRunning { .. } => "build_running",
+            Self::Preflight { problems, .. } => problems.first().map_or("image_build_failed", |problem| problem.code),
             Self::BootTestFailed { .. } => "boot_test_failed",
             Self::BootTest { .. } => "boot_test_not_run",
             Self::ImageInUse { .. } => "image_in_use",
             Self::ImageUnverified { .. } => "image_unverified",
             Self::PackageUnknown { .. } => "package_unknown",
             Self::KernelMissing { .. } => "kernel_missing",
-            Self::KernelFormat { .. } => "kernel_format",
+            Self::KernelFormat { .. } => "no_console_output",
             Self::KernelOptionMissing { .. } => "kernel_option_missing",
             Self::ModuleMissing { .. } => "modules_mismatch",
             Self::GuestProgram { .. } => "guest_program_invalid",
@@ -304,6 +314,9 @@ impl ImageError {
             Self::BuildRunning { .. } => {
                 "wait for it, or build without --no-wait; airlock image builds shows it".to_owned()
             }
+            Self::Preflight { problems, .. } => {
+                problems.first().map(|problem| problem.remedy.clone()).unwrap_or_default()
+            }
             Self::BootTestFailed { failure, .. } => failure.cause.remedy().to_owned(),
             Self::BootTest { .. } => {
                 "run airlock doctor, or build with --no-boot-test: the image is then unverified".to_owned()
@@ -341,6 +354,10 @@ impl ImageError {
 
 fn holder(other: Option<&str>) -> String {
     other.map(|other| format!(": {other}")).unwrap_or_default()
+}
+
+fn more(problems: usize) -> String {
+    if problems > 1 { format!(" (and {} more)", problems - 1) } else { String::new() }
 }
 
 fn at(stage: Option<Stage>) -> String {

@@ -24,6 +24,7 @@ mod lock;
 pub mod manifest;
 pub mod modules;
 mod plan;
+pub mod preflight;
 pub mod progress;
 pub mod recipe;
 pub mod registry;

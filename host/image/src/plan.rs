@@ -11,7 +11,7 @@ use crate::recipe::{Base, LoadedRecipe};
 use crate::tool::ToolRun;
 
 /// Changes whenever the builder would make something else of the same recipe.
-const BUILDER_VERSION: u32 = 2;
+const BUILDER_VERSION: u32 = 3;
 
 /// What documentation costs is not worth its bytes in a machine that lives for minutes.
 const LEFT_OUT: &[&str] = &[

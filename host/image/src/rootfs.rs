@@ -14,6 +14,7 @@ use crate::digest;
 use crate::error::ImageError;
 use crate::kernel::package_unknown;
 use crate::plan::{self, BuildPlan};
+use crate::preflight::RootSeen;
 use crate::progress::BuildStage;
 use crate::recipe::LoadedRecipe;
 use crate::reporter::Reporter;
@@ -66,10 +67,10 @@ impl RootfsEntry {
         })?;
         let (executables, packages) = reporter.stage(BuildStage::Customize, |reporter| {
             let facts = customize(loaded, &root, reporter)?;
-            check_services(loaded, &facts.0)?;
             Ok((facts, false))
         })?;
         reporter.stage(BuildStage::RootImage, |reporter| {
+            RootSeen::keep(&root, dir)?;
             let image = dir.join(ROOTFS_FILE);
             plan::write_erofs(loaded, &plan.rootfs_uuid, &image.to_string_lossy(), &root_text).run(reporter)?;
             remove(&root)?;
@@ -96,9 +97,9 @@ impl RootfsEntry {
         &self.record.packages
     }
 
-    /// Refuses a service whose program is not in the image.
-    pub(crate) fn check_services(&self, loaded: &LoadedRecipe) -> Result<(), ImageError> {
-        check_services(loaded, &self.record.executables)
+    /// What is in it, if somebody looked when it was made.
+    pub(crate) fn root_seen(&self) -> Option<RootSeen> {
+        RootSeen::kept(&self.dir)
     }
 }
 
@@ -116,43 +117,4 @@ fn customize(loaded: &LoadedRecipe, root: &Path, reporter: &mut Reporter<'_>) ->
     let status = root.join("var/lib/dpkg/status");
     let status = fs::read_to_string(&status).map_err(ImageError::io("read", &status))?;
     Ok((tree.executables()?, installed_packages(&status)))
-}
-
-fn check_services(loaded: &LoadedRecipe, executables: &[String]) -> Result<(), ImageError> {
-    for service in &loaded.recipe.services {
-        let program = service.command.first().map_or("", String::as_str);
-        // /bin and /sbin are links to their namesakes below /usr in every suite we build.
-        let merged = format!("/usr{program}");
-        if !executables.iter().any(|path| path == program || *path == merged) {
-            return Err(ImageError::ServiceProgramMissing {
-                service: service.name.clone(),
-                program: program.to_owned(),
-            });
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use airlock_protocol::guest_config::{Restart, Service};
-
-    #[test]
-    fn a_service_without_its_program_is_named() {
-        let mut loaded = LoadedRecipe::load("base").unwrap();
-        loaded.recipe.services = vec![Service {
-            name: "shell".into(),
-            command: vec!["/bin/sh".into()],
-            user: None,
-            env: BTreeMap::new(),
-            working_dir: None,
-            ports: Vec::new(),
-            wait_for_socket: None,
-            restart: Restart::Always,
-        }];
-        check_services(&loaded, &["/usr/bin/sh".to_owned()]).unwrap();
-        let text = check_services(&loaded, &["/usr/bin/bash".to_owned()]).unwrap_err().to_string();
-        assert!(text.contains("shell") && text.contains("/bin/sh"), "{text}");
-    }
 }

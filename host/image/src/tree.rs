@@ -203,7 +203,10 @@ impl<'a> Tree<'a> {
         Ok(found)
     }
 
-    fn visit(&self, each: &mut dyn FnMut(&Path, &fs::Metadata) -> Result<(), ImageError>) -> Result<(), ImageError> {
+    pub(crate) fn visit(
+        &self,
+        each: &mut dyn FnMut(&Path, &fs::Metadata) -> Result<(), ImageError>,
+    ) -> Result<(), ImageError> {
         let mut pending = vec![self.root.to_owned()];
         while let Some(path) = pending.pop() {
             let meta = fs::symlink_metadata(&path).map_err(ImageError::io("read", &path))?;
