@@ -6,11 +6,13 @@
 //! * [`guest_config`]: the file in the initramfs that says what this image needs (modules, root, services)
 //! * [`frame`] and [`message`]: the control channel, length-prefixed JSON over any byte stream
 //! * [`health`]: the body of the agent's `GET /health`
+//! * [`facts`]: what the agent sees of its guest when it is asked
 //! * [`accounts`]: users of the guest, from the texts of its passwd and group files
 //! * [`redact`]: text that may hold secrets, made fit for a console
 
 pub mod accounts;
 pub mod boot_config;
+pub mod facts;
 pub mod frame;
 pub mod guest_config;
 pub mod health;

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::Sensitive;
+use crate::facts::GuestFacts;
 use crate::health::GuestAddress;
 use crate::stage::StageReport;
 
@@ -62,6 +63,19 @@ pub enum HostMessage {
         /// Longest wait, in milliseconds; the agent takes at most [`MAX_REACH_MS`].
         timeout_ms: u64,
     },
+    /// Look at yourself. Answered with [`GuestMessage::Facts`] at the latest when the time is over.
+    Facts {
+        /// Names the question in its answer; the host's choice.
+        id: u64,
+        /// The host's clock, milliseconds since the Unix epoch.
+        now_ms: u64,
+        /// What proves that the guest gets out: contact with one of them is enough. The agent takes the first
+        /// [`MAX_EGRESS_TARGETS`].
+        #[serde(default)]
+        egress: Vec<ReachTarget>,
+        /// Longest wait, in milliseconds; the agent takes at most [`crate::facts::MAX_FACTS_MS`].
+        timeout_ms: u64,
+    },
 }
 
 /// What the agent says.
@@ -104,10 +118,19 @@ pub enum GuestMessage {
         /// How long it took, in milliseconds.
         ms: f64,
     },
+    /// Answer to `facts`.
+    Facts {
+        /// The host's name for the question.
+        id: u64,
+        /// What the agent found out in time.
+        facts: Box<GuestFacts>,
+    },
 }
 
 /// The longest that a probe may wait, in milliseconds.
 pub const MAX_REACH_MS: u64 = 30_000;
+/// So many targets of one `facts` are tried.
+pub const MAX_EGRESS_TARGETS: usize = 4;
 
 /// What a probe tries to reach.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -333,6 +356,20 @@ mod tests {
             assert_eq!(wire(&message), json);
             assert_eq!(serde_json::from_value::<GuestMessage>(json).unwrap(), message);
         }
+    }
+
+    #[test]
+    fn facts_look_like_this_on_the_wire() {
+        let egress = vec![ReachTarget::Ping { address: Ipv4Addr::new(9, 9, 9, 9) }];
+        let asked = HostMessage::Facts { id: 7, now_ms: 5, egress, timeout_ms: 900 };
+        let json = json!({"type": "facts", "id": 7, "now_ms": 5, "egress": [{"kind": "ping", "address": "9.9.9.9"}], "timeout_ms": 900});
+        assert_eq!(wire(&asked), json);
+        assert_eq!(serde_json::from_value::<HostMessage>(json).unwrap(), asked);
+        let facts = GuestFacts { available_mib: Some(12), ..GuestFacts::default() };
+        let said = GuestMessage::Facts { id: 7, facts: Box::new(facts) };
+        let json = json!({"type": "facts", "id": 7, "facts": {"availableMib": 12}});
+        assert_eq!(serde_json::from_value::<GuestMessage>(json).unwrap(), said);
+        assert_eq!(serde_json::from_value::<GuestMessage>(wire(&said)).unwrap(), said);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! * [`display`]: X display, browser window, painted page; [`start_page`]: the page the browser waits on
 //! * [`login`]: runs a provider's tool on a terminal and captures what it writes
 //! * [`owner`]: what the interface has, and who changed it
-//! * [`reach`]: what the host asks of this guest's network
+//! * [`reach`]: what the host asks of this guest's network; [`facts`]: what it asks of the guest itself
 //! * [`launch`], [`open_shim`], [`demo_tool`]: the small programs behind the other names of this one
 //!
 //! Each part runs on its own threads; the failure of one is reported and leaves the others as they are.
@@ -16,6 +16,7 @@ pub mod clock;
 pub mod control;
 pub mod demo_tool;
 pub mod display;
+pub mod facts;
 pub mod health;
 pub mod http;
 pub mod launch;

@@ -24,6 +24,7 @@ use airlock_protocol::{Sensitive, Stage};
 use crate::addresses::addresses;
 use crate::browser::Browser;
 use crate::control::Control;
+use crate::facts::Facts;
 use crate::login::Logins;
 use crate::login::tool::Environment;
 use crate::outbox::Outbox;
@@ -138,6 +139,7 @@ pub struct Agent {
     logins: Arc<Logins>,
     browser: Arc<Browser>,
     probes: Probes,
+    facts: Facts,
 }
 
 impl Agent {
@@ -149,8 +151,8 @@ impl Agent {
         logins: Arc<Logins>,
         browser: Arc<Browser>,
     ) -> Self {
-        let probes = Probes::new(outbox.clone());
-        Self { vm_id, timeline, outbox, logins, browser, probes }
+        let (probes, facts) = (Probes::new(outbox.clone()), Facts::new(outbox.clone()));
+        Self { vm_id, timeline, outbox, logins, browser, probes, facts }
     }
 
     fn serve(self) -> io::Result<std::convert::Infallible> {
@@ -186,6 +188,7 @@ impl Agent {
                 }
             }
             HostMessage::Reach { id, target, timeout_ms } => self.probes.start(id, target, timeout_ms),
+            HostMessage::Facts { id, now_ms, egress, timeout_ms } => self.facts.start(id, now_ms, egress, timeout_ms),
             HostMessage::Ping { n } => self.outbox.push(GuestMessage::Pong { n }),
         }
     }

@@ -161,7 +161,7 @@ impl VmTask {
                     let _ = answer.send(Reached { outcome, ms });
                 }
             }
-            GuestMessage::Login { .. } | GuestMessage::Pong { .. } => {}
+            GuestMessage::Login { .. } | GuestMessage::Pong { .. } | GuestMessage::Facts { .. } => {}
         }
         Ok(if probe { Next::ProbeHealth } else { Next::Go })
     }
