@@ -7,12 +7,14 @@
 //! * [`vm`] (machines), [`reach`] (what a machine's guest reaches)
 //! * [`credential`], [`token`], [`catalog`] (images and providers), [`health`]
 //! * [`build`] (builds of images)
+//! * [`dhcp`] (the server that hands out addresses)
 //! * [`evidence`] (what is kept of machines that failed)
 //! * [`error`] (the one error body)
 
 pub mod build;
 pub mod catalog;
 pub mod credential;
+pub mod dhcp;
 pub mod error;
 pub mod evidence;
 pub mod health;

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use airlock_api::dhcp::DhcpView;
 use airlock_api::reconcile::ReconcileView;
 use airlock_effects::doctor::{Fact, examine};
 use airlock_image::Registry;
@@ -20,7 +21,7 @@ pub async fn run(global: &Global) -> Outcome {
     let config = config::load(global, None)?;
     let facts = examine(&config.state_dir, &config.network).await;
     let missing = missing_images(&config.state_dir);
-    let facts = facts.into_iter().chain(leftovers(global).await).collect::<Vec<_>>();
+    let facts = facts.into_iter().chain(leftovers(global).await).chain(dhcp(global).await).collect::<Vec<_>>();
     let ok = facts.iter().all(is_fine) && missing.is_empty();
     if global.json {
         json_line(&json!({"ok": ok, "facts": facts, "missingImages": missing}));
@@ -50,6 +51,16 @@ async fn leftovers(global: &Global) -> Option<Fact> {
         (format!("left of machines that ended: {}{left_alone}", leaked.join(", ")), Some(remedy.to_owned()))
     };
     Some(Fact { name: "leftovers", ok: leaked.is_empty(), required: false, detail, remedy })
+}
+
+/// Whether the daemon that runs here hands out addresses; none without a daemon.
+async fn dhcp(global: &Global) -> Option<Fact> {
+    let found: DhcpView = Client::open(global).ok()?.get("/api/dhcp").await.ok()?;
+    let detail = match found.failure {
+        None => "machines whose image asks for its address get their lease".to_owned(),
+        Some(failure) => format!("machines whose image asks for its address get none: {failure}"),
+    };
+    Some(Fact { name: "dhcp", ok: found.serving, required: false, detail, remedy: found.remedy })
 }
 
 /// Whether a start does not fail because of it.

@@ -22,8 +22,8 @@ use crate::access::{Access, Guard, guard};
 use crate::request::{identify, no_such_method, no_such_route, panicked};
 use crate::serve::Ending;
 use crate::{
-    assets, auth, bridge, builds, console, credentials, events, evidence, health, images, metrics, reach, reconcile,
-    sessions, tokens, viewer, vms,
+    assets, auth, bridge, builds, console, credentials, dhcp, events, evidence, health, images, metrics, reach,
+    reconcile, sessions, tokens, viewer, vms,
 };
 
 /// What handlers share.
@@ -126,6 +126,7 @@ fn admin_routes() -> OpenApiRouter<App> {
         .routes(routes!(builds::show, builds::cancel))
         .routes(routes!(builds::events))
         .routes(routes!(reconcile::plan, reconcile::run))
+        .routes(routes!(dhcp::show))
         .routes(routes!(reach::reach))
 }
 
@@ -216,6 +217,7 @@ mod tests {
             ("get", "/api/auth/sessions"),
             ("get", "/api/auth/sessions/{userId}"),
             ("post", "/api/auth/session/{id}/heartbeat"),
+            ("get", "/api/dhcp"),
             ("get", "/api/reconcile"),
             ("post", "/api/reconcile"),
             ("get", "/metrics"),

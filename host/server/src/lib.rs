@@ -4,7 +4,7 @@
 //! * `app`: every route with the right it needs; router and `/openapi.json` share this source
 //! * `access`: who may pass; `request`: request ids, log line, extractors; `error`: failures as answers
 //! * one file per resource: `auth`, `sessions`, `events`, `vms`, `console`, `viewer` (page and ticket), `bridge` (screen),
-//!   `credentials`, `tokens`, `images`, `evidence`, `health`, `metrics`, `reach`, `reconcile`, `assets`
+//!   `credentials`, `tokens`, `images`, `evidence`, `health`, `metrics`, `reach`, `reconcile`, `dhcp`, `assets`
 //! * [`demo_idp`]: the authorization server for first use
 //!
 //! A handler that panics answers 500 and the daemon lives on.
@@ -18,6 +18,7 @@ mod builds;
 mod console;
 mod credentials;
 pub mod demo_idp;
+mod dhcp;
 mod error;
 mod events;
 mod evidence;

@@ -1,8 +1,9 @@
 //! `GET /metrics`: gauges of what is there, in the text format of Prometheus 0.0.4. They are counted when they are asked for, from
-//! the records and from the kernel, so none of them can drift.
+//! the records and from the kernel, so none of them can drift. The DHCP server counts since the daemon was started.
 
 use std::fmt::Write;
 
+use airlock_effects::network::dhcp::DhcpStatus;
 use airlock_engine::Snapshot;
 use axum::extract::State;
 use axum::http::header;
@@ -15,7 +16,8 @@ use crate::error::ApiError;
 #[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "text/plain", body = String)))]
 pub async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
     let snapshot = app.engine().snapshot().await?;
-    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text(&snapshot)).into_response())
+    let text = text(&snapshot) + &text_of_dhcp(&app.engine().dhcp());
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }
 
 fn text(snapshot: &Snapshot) -> String {
@@ -42,6 +44,19 @@ fn text(snapshot: &Snapshot) -> String {
         ("airlock_foreign_resources", "Things that may be leftovers but are not proved to be ours", snapshot.foreign),
     ] {
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
+    }
+    text
+}
+
+/// Counters of the DHCP server, and whether it serves.
+fn text_of_dhcp(status: &DhcpStatus) -> String {
+    let serving = u8::from(status.failure.is_none());
+    let name = "airlock_dhcp_serving";
+    let mut text = format!("# HELP {name} Whether DHCP is served\n# TYPE {name} gauge\n{name} {serving}\n");
+    let name = "airlock_dhcp_requests_total";
+    let _ = write!(text, "# HELP {name} DHCP requests, by what came of them\n# TYPE {name} counter\n");
+    for (outcome, count) in &status.outcomes {
+        let _ = writeln!(text, "{name}{{outcome=\"{outcome}\"}} {count}");
     }
     text
 }
@@ -76,6 +91,20 @@ mod tests {
             "airlock_leaked_resources{kind=\"process\"} 0",
             "airlock_vms{state=\"ready\"} 2",
             "airlock_addresses_leased 2",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_outcome_of_a_dhcp_request_is_a_counter() {
+        let status = DhcpStatus { failure: None, outcomes: [("ack", 3), ("no_lease", 1)].into() };
+        let text = text_of_dhcp(&status);
+        for line in [
+            "airlock_dhcp_serving 1",
+            "# TYPE airlock_dhcp_requests_total counter",
+            "airlock_dhcp_requests_total{outcome=\"ack\"} 3",
+            "airlock_dhcp_requests_total{outcome=\"no_lease\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

@@ -74,9 +74,13 @@ async fn leases_are_unique_while_live_and_come_back() {
 
     let now = new_session(None).now;
     assert_eq!(store.admit(waiting[0].id, &room(1), now).await.unwrap(), None, "no address is free yet");
+    let address = leased[0].address.unwrap();
+    assert_eq!(store.lease_holder(address).await.unwrap(), Some(leased[0].vm_id));
     assert!(store.release_lease(leased[0].vm_id).await.unwrap());
+    assert_eq!(store.lease_holder(address).await.unwrap(), None);
     let admitted = store.admit(waiting[0].id, &room(1), now).await.unwrap().unwrap();
     assert_eq!((admitted.state, admitted.address), (SessionState::Starting, leased[0].address));
+    assert_eq!(store.lease_holder(address).await.unwrap(), Some(admitted.vm_id));
     assert_eq!(store.session(admitted.id).await.unwrap(), Some(admitted.clone()));
     assert_eq!(store.admit(admitted.id, &room(1), now).await.unwrap(), None, "admitted once");
     assert_eq!(store.begun_steps(admitted.vm_id).await.unwrap().len(), Step::ALL.len(), "every intent stands");
