@@ -4,9 +4,9 @@
 //! network.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use airlock_protocol::MacAddr;
+pub use airlock_protocol::facts::{GuestFacts, GuestLink, GuestNeighbour, GuestRoute, Listening};
 use serde::{Deserialize, Serialize};
 
 /// What the host sees.
@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 #[serde(default, rename_all = "camelCase")]
 pub struct HostFacts {
     /// The VM's TAP; inside: none if there is no such interface.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     pub tap: Option<Option<TapFacts>>,
     /// The installation's bridge; inside: none if there is none.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     pub bridge: Option<Option<BridgeFacts>>,
-    /// What the neighbour table of the namespace says about the guest's address.
+    /// Who answers ARP for the guest's address now.
     pub neighbour: Option<NeighbourFacts>,
     /// ICMP echo to the guest.
     pub ping: Option<Probe>,
@@ -31,7 +33,8 @@ pub struct HostFacts {
     pub painted: Option<bool>,
     /// The guard of the VM's port is there with all of its rules.
     pub guarded: Option<bool>,
-    /// Packets that were dropped, by the rule's name.
+    /// Packets that were dropped, by the rule's name: those of this VM's guard, and those that the namespace dropped of all its
+    /// guests. `rp_filter` is the kernel's own count of what came from where its answer would not go.
     pub drops: Option<BTreeMap<String, u64>>,
     /// Chains of others that drop what is forwarded.
     pub forward_drops: Option<Vec<String>>,
@@ -39,7 +42,8 @@ pub struct HostFacts {
     pub nat: Option<bool>,
     /// `rp_filter` of the bridge: 0 off, 1 strict, 2 loose.
     pub rp_filter: Option<u8>,
-    /// A route of the host that overlaps the pool.
+    /// A route of the namespace, other than the bridge's own, that takes addresses of the pool. Routes of the host itself are no
+    /// fault: the namespace is private (`airlock doctor` names them).
     pub overlap: Option<String>,
     /// Whether the VMM's process lives.
     pub vmm_alive: Option<bool>,
@@ -62,6 +66,7 @@ pub struct TapFacts {
     /// A VMM is attached.
     pub carrier: Option<bool>,
     /// The bridge it is a port of; inside: none if it is no port.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     pub master: Option<Option<String>>,
     /// Frames carry a virtio-net header.
     pub vnet_hdr: Option<bool>,
@@ -119,59 +124,29 @@ pub enum Probe {
     },
 }
 
-/// What the agent sees.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct GuestFacts {
-    /// Its interfaces, without `lo`.
-    pub links: Option<Vec<GuestLink>>,
-    /// Gateways of its default routes.
-    pub default_gateways: Option<Vec<Ipv4Addr>>,
-    /// Whether its gateway answers ARP.
-    pub gateway_answers: Option<bool>,
-    /// What listens.
-    pub listening: Option<Vec<Listening>>,
-    /// Units or services that failed.
-    pub failed_units: Option<Vec<String>>,
-    /// Memory that is available, in MiB.
-    pub available_mib: Option<u64>,
-    /// Processes that the kernel killed for want of memory.
-    pub oom_killed: Option<Vec<String>>,
-    /// How far its clock is ahead of the host's, in milliseconds.
-    pub clock_skew_ms: Option<i64>,
-    /// Whether its name servers answer.
-    pub dns: Option<bool>,
-    /// Whether it gets out, where it may.
-    pub egress: Option<bool>,
-    /// The last messages of its kernel.
-    pub kernel_tail: Option<Vec<String>>,
+/// A value that is there is known, also when it is null: in JSON, what was not found out is absent.
+fn known<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
-/// An interface of the guest.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct GuestLink {
-    /// Its name.
-    pub name: String,
-    /// Its hardware address.
-    pub mac: Option<MacAddr>,
-    /// Administratively up.
-    pub up: Option<bool>,
-    /// It has a carrier.
-    pub carrier: Option<bool>,
-    /// IPv4 addresses with prefix length.
-    pub addresses: Option<Vec<String>>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A socket that listens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Listening {
-    /// Its address, such as `0.0.0.0` or `::1`.
-    pub address: String,
-    /// Its port.
-    pub port: u16,
-    /// Whose it is, if the agent can tell.
-    #[serde(default)]
-    pub program: Option<String>,
+    #[test]
+    fn what_is_not_there_stays_apart_from_what_is_not_known() {
+        let facts = HostFacts {
+            tap: Some(None),
+            bridge: Some(Some(BridgeFacts { name: "br0".into(), ..BridgeFacts::default() })),
+            ..HostFacts::default()
+        };
+        let json = serde_json::to_value(&facts).unwrap();
+        assert_eq!(json.get("tap"), Some(&serde_json::Value::Null));
+        assert_eq!(serde_json::from_value::<HostFacts>(json).unwrap(), facts);
+        let nothing = serde_json::to_value(HostFacts::default()).unwrap();
+        assert_eq!(nothing.get("tap"), None);
+        assert_eq!(serde_json::from_value::<HostFacts>(nothing).unwrap(), HostFacts::default());
+        let tap = TapFacts { master: Some(None), ..TapFacts::default() };
+        assert_eq!(serde_json::from_value::<TapFacts>(serde_json::to_value(&tap).unwrap()).unwrap(), tap);
+    }
 }
