@@ -15,6 +15,7 @@ use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
 
+#[allow(dead_code, reason = "the crate uses more of it")]
 #[path = "src/elf.rs"]
 mod elf;
 

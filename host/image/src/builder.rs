@@ -1,7 +1,7 @@
 //! Builds a golden image from a recipe: kernel and root from the cache or anew, initramfs, manifest, publication.
 //!
 //! ```text
-//! lock -> kernel -> packages -> customize -> root_image -> initramfs -> preflight -> boot_test -> publish
+//! lock -> kernel -> packages | source -> customize -> root_image -> initramfs -> preflight -> boot_test -> publish
 //!         `-------- each skipped when the cache has it -------'
 //! ```
 //!
@@ -15,11 +15,14 @@ use airlock_protocol::guest_config::RootFs;
 
 use crate::cancel::Cancel;
 use crate::digest;
+use crate::downloads::Downloads;
 use crate::error::ImageError;
+use crate::files;
+use crate::foreign;
 use crate::gate::BootTest;
 use crate::guest_programs::{BUILD_ID, guest_programs};
 use crate::initramfs;
-use crate::kernel::{KERNEL_FILE, KernelEntry};
+use crate::kernel::KernelEntry;
 use crate::lock::BuildLock;
 use crate::manifest::{FORMAT, FileFacts, Files, KernelFacts, Manifest, config_facts, lacking_for_owner};
 use crate::plan::BuildPlan;
@@ -28,7 +31,8 @@ use crate::progress::{BuildEvent, BuildStage};
 use crate::recipe::LoadedRecipe;
 use crate::registry::{self, GoldenImage, Registry, replace_directory};
 use crate::reporter::Reporter;
-use crate::rootfs::{ROOTFS_FILE, RootfsEntry};
+use crate::rootfs::RootfsEntry;
+use crate::source::{Origin, RootSource};
 use crate::state_dir::{StateDir, UNFINISHED};
 use crate::strip;
 use crate::tool;
@@ -73,7 +77,20 @@ pub fn build(
     for program in ["mmdebstrap", "mkfs.erofs", "depmod", "setpriv", "unshare", "mount", "chroot"] {
         tool::find(program)?;
     }
-    let plan = BuildPlan::new(loaded)?;
+    if loaded.recipe.root_fs == RootFs::Ext4 {
+        for program in ["mkfs.ext4", "debugfs"] {
+            tool::find(program)?;
+        }
+    }
+    if !loaded.recipe.npm.is_empty() {
+        tool::find("npm")?;
+    }
+    loaded.check()?;
+    let mut plan = BuildPlan::new(loaded)?;
+    if let Some(kernel) = &loaded.kernel {
+        let (sha256, _) = digest::of_file(&kernel.path).map_err(ImageError::io("read", &kernel.path))?;
+        plan = plan.with_kernel(loaded, &sha256)?;
+    }
     let state = StateDir::open(&options.state_dir)?;
     let mut reporter = Reporter::new(observe, options.cancel.clone());
     let _lock = reporter.stage(BuildStage::Lock, |reporter| {
@@ -92,7 +109,11 @@ pub fn build(
     if let Some((option, actual)) = lacking_for_owner(loaded.recipe.network_owner, &config_facts(&kernel.config()?)) {
         return Err(ImageError::KernelOptionMissing { release: kernel.release().to_owned(), option, actual });
     }
-    let rootfs = rootfs(loaded, &plan, &state, options.refresh, &mut reporter)?;
+    let (rootfs, origin) = match loaded.source {
+        RootSource::Packages => (rootfs(loaded, &plan, &state, options.refresh, &mut reporter)?, Origin::Packages),
+        _ => foreign::rootfs(loaded, &plan, &state, options.refresh, &mut reporter)?,
+    };
+    let loaded = &rootfs.complete(loaded);
     let unfinished = Unfinished::create(state.images().join(format!("{UNFINISHED}{}", loaded.recipe.name)))?;
     reporter.stage(BuildStage::Initramfs, |reporter| {
         let bytes = initramfs(loaded, &kernel)?;
@@ -102,9 +123,11 @@ pub fn build(
         Ok(((), false))
     })?;
     let candidate = reporter.stage(BuildStage::Preflight, |reporter| {
-        place(&kernel.kernel_path(), &unfinished.path.join(KERNEL_FILE))?;
-        place(&rootfs.rootfs_path(), &unfinished.path.join(ROOTFS_FILE))?;
-        let manifest = manifest(loaded, &kernel, &rootfs, &unfinished.path)?;
+        for file in [kernel.kernel_file()].into_iter().chain(kernel.elf_file()) {
+            place(&kernel.path(file), &unfinished.path.join(file))?;
+        }
+        place(&rootfs.rootfs_path(), &unfinished.path.join(rootfs.file_name()))?;
+        let manifest = manifest(loaded, origin, &kernel, &rootfs, &unfinished.path)?;
         let candidate = registry::prepare(&manifest, &unfinished.path)?;
         reporter.line(&format!("candidate {}", candidate.reference()));
         preflight::check(&candidate, &kernel.config()?, rootfs.root_seen(), reporter)?;
@@ -154,7 +177,14 @@ fn kernel(
         return Ok((entry, true));
     }
     let unfinished = Unfinished::create(state.cache().join(format!("{UNFINISHED}{}", plan.kernel_entry)))?;
-    KernelEntry::build(loaded, &unfinished.path, &state.scratch()?, reporter)?;
+    let scratch = state.scratch()?;
+    match &loaded.kernel {
+        None => KernelEntry::build(loaded, &unfinished.path, &scratch, reporter)?,
+        Some(file) => {
+            let file = foreign::with_modules(loaded, file, &scratch, reporter)?;
+            KernelEntry::build_from_file(loaded, &file, &unfinished.path, reporter)?;
+        }
+    }
     replace_directory(&unfinished.path, &dir)?;
     let entry = KernelEntry::open(&dir)
         .ok_or_else(|| ImageError::KernelMissing { package: loaded.recipe.kernel_package.clone() })?;
@@ -177,7 +207,8 @@ fn rootfs(
         return Ok(entry);
     }
     let unfinished = Unfinished::create(state.cache().join(format!("{UNFINISHED}{}", plan.rootfs_entry)))?;
-    RootfsEntry::build(loaded, plan, &unfinished.path, &state.scratch()?, reporter)?;
+    let downloads = Downloads::of(state);
+    RootfsEntry::build(loaded, plan, &unfinished.path, &state.scratch()?, &downloads, reporter)?;
     replace_directory(&unfinished.path, &dir)?;
     RootfsEntry::open(&dir).ok_or_else(|| ImageError::ImageCorrupt {
         image: loaded.recipe.name.clone(),
@@ -202,6 +233,7 @@ fn initramfs(loaded: &LoadedRecipe, kernel: &KernelEntry) -> Result<Vec<u8>, Ima
 
 fn manifest(
     loaded: &LoadedRecipe,
+    origin: Origin,
     kernel: &KernelEntry,
     rootfs: &RootfsEntry,
     dir: &Path,
@@ -227,21 +259,25 @@ fn manifest(
         on_address_conflict: recipe.on_address_conflict,
         handover: recipe.handover,
         readiness: recipe.readiness.clone(),
-        root_fs: RootFs::Erofs,
+        root_fs: recipe.root_fs,
         modules: kernel.modules().to_vec(),
         kernel: KernelFacts {
             package: recipe.kernel_package.clone(),
             release: kernel.release().to_owned(),
+            format: kernel.format(),
             config: config_facts(&kernel.config()?),
         },
         files: Files {
-            kernel: facts(KERNEL_FILE)?,
+            kernel: facts(kernel.kernel_file())?,
+            vmlinux: kernel.elf_file().map(facts).transpose()?,
             initramfs: facts(INITRAMFS_FILE)?,
-            rootfs: FileFacts { name: ROOTFS_FILE.to_owned(), sha256, size },
+            rootfs: FileFacts { name: rootfs.file_name().to_owned(), sha256, size },
         },
         display: recipe.display.clone(),
         services: recipe.services.clone(),
         packages: rootfs.packages().clone(),
+        npm: rootfs.npm().clone(),
+        origin,
     })
 }
 
@@ -250,16 +286,16 @@ fn place(from: &Path, to: &Path) -> Result<(), ImageError> {
     if fs::hard_link(from, to).is_ok() {
         return Ok(());
     }
-    fs::copy(from, to).map(|_| ()).map_err(ImageError::io("copy into", to))
+    files::copy_sparse(from, to).map_err(ImageError::io("copy into", to))
 }
 
 /// A directory that is removed unless it was published under another name.
-struct Unfinished {
-    path: PathBuf,
+pub(crate) struct Unfinished {
+    pub(crate) path: PathBuf,
 }
 
 impl Unfinished {
-    fn create(path: PathBuf) -> Result<Self, ImageError> {
+    pub(crate) fn create(path: PathBuf) -> Result<Self, ImageError> {
         fs::create_dir(&path).map_err(ImageError::io("create directory", &path))?;
         Ok(Self { path })
     }

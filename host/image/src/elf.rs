@@ -54,6 +54,11 @@ pub fn check_static(bytes: &[u8]) -> Result<(), ElfFault> {
     Ok(())
 }
 
+/// Whether `bytes` begins as a 64-bit ELF file for x86-64 does.
+pub fn is_x86_64(bytes: &[u8]) -> bool {
+    bytes.get(..6) == Some(&[0x7f, b'E', b'L', b'F', 2, 1]) && u16_at(bytes, 18) == Some(EM_X86_64)
+}
+
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }

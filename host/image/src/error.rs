@@ -8,9 +8,13 @@ use airlock_protocol::Stage;
 use airlock_protocol::guest_config::NetworkOwner;
 
 use crate::elf::ElfFault;
+use crate::ext4::Ext4Fault;
 use crate::gate::BootFailure;
 use crate::modules::UnknownModule;
+use crate::oci::OciError;
 use crate::preflight::Problem;
+use crate::tarball::ArchiveError;
+use crate::vmlinux::VmlinuxFault;
 
 /// A failure of the builder or the registry.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +135,24 @@ pub enum ImageError {
         /// apt's own line.
         line: String,
     },
+    /// An archive is refused.
+    #[error("archive {archive} is refused")]
+    Archive {
+        /// Its path.
+        archive: String,
+        /// Why.
+        #[source]
+        source: ArchiveError,
+    },
+    /// An OCI image is refused.
+    #[error("OCI image {reference} is refused")]
+    Oci {
+        /// What was given.
+        reference: String,
+        /// Why.
+        #[source]
+        source: Box<OciError>,
+    },
     /// A tool ended with an error.
     #[error("{tool} failed ({status}): {}", last_words(tail))]
     ToolFailed {
@@ -162,6 +184,40 @@ pub enum ImageError {
         option: &'static str,
         /// What it is set to.
         actual: String,
+    },
+    /// The kernel cannot be had as an ELF file.
+    #[error("take the kernel out of {}", path.display())]
+    KernelElf {
+        /// The bzImage.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: VmlinuxFault,
+    },
+    /// A root filesystem that is given cannot be mounted as it is.
+    #[error("root filesystem {} is refused", path.display())]
+    RootRefused {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Ext4Fault,
+    },
+    /// The root does not fit the size that was asked for.
+    #[error("the root needs {needed} bytes and was to have {size}")]
+    RootTooSmall {
+        /// Wanted bytes.
+        size: u64,
+        /// Needed bytes.
+        needed: u64,
+    },
+    /// A directory to import lacks a file.
+    #[error("{} has none of {}", dir.display(), wanted.join(", "))]
+    ImportLacks {
+        /// The directory.
+        dir: PathBuf,
+        /// Names that would do.
+        wanted: &'static [&'static str],
     },
     /// A module of the recipe does not exist.
     #[error("kernel {release} lacks a module of the recipe")]
@@ -274,8 +330,13 @@ impl ImageError {
             Self::ImageInUse { .. } => "image_in_use",
             Self::ImageUnverified { .. } => "image_unverified",
             Self::PackageUnknown { .. } => "package_unknown",
+            Self::Archive { source, .. } => source.code(),
+            Self::Oci { source, .. } => source.code(),
             Self::KernelMissing { .. } => "kernel_missing",
-            Self::KernelFormat { .. } => "no_console_output",
+            Self::KernelFormat { .. } | Self::KernelElf { .. } => "no_console_output",
+            Self::RootRefused { .. } => "root_fs_corrupt",
+            Self::RootTooSmall { .. } => "root_too_small",
+            Self::ImportLacks { .. } => "import_incomplete",
             Self::KernelOptionMissing { .. } => "kernel_option_missing",
             Self::ModuleMissing { .. } => "modules_mismatch",
             Self::GuestProgram { .. } => "guest_program_invalid",
@@ -325,7 +386,17 @@ impl ImageError {
             Self::ImageUnverified { image } => {
                 format!("airlock image build {}, which boots it", image.split('@').next().unwrap_or(image))
             }
+            Self::Archive { source, .. } => source.remedy().to_owned(),
+            Self::Oci { source, .. } => source.remedy().to_owned(),
             Self::PackageUnknown { .. } => "correct the package's name or the suite in the recipe".to_owned(),
+            Self::RootRefused { path, .. } => {
+                format!("unmount it and run e2fsck -f {}, or copy it again", path.display())
+            }
+            Self::RootTooSmall { needed, .. } => format!("ask for at least {} MiB", needed.div_ceil(1 << 20)),
+            Self::ImportLacks { wanted, .. } => format!("put a {} there", wanted.first().unwrap_or(&"file")),
+            Self::KernelElf { .. } => {
+                "give the kernel as vmlinux, or a bzImage packed with gzip, xz or zstd".to_owned()
+            }
             Self::KernelMissing { .. } | Self::KernelFormat { .. } => {
                 "name a kernel image package as kernel_package, e.g. linux-image-cloud-amd64".to_owned()
             }
@@ -452,6 +523,30 @@ pub enum RecipeFault {
     OwnerOnlyAsks {
         /// The owner.
         owner: NetworkOwner,
+    },
+    /// A package of npm without an exact version.
+    #[error("npm package {package:?} is no name@version with an exact version")]
+    NpmPackage {
+        /// As the recipe has it.
+        package: String,
+    },
+    /// A filesystem that is not written, or a size where none is chosen.
+    #[error(
+        "root_fs {root_fs} with root_size_mib {size_mib:?} is not written: erofs has the size it needs, ext4 1 to 1048576"
+    )]
+    RootFormat {
+        /// Filesystem.
+        root_fs: &'static str,
+        /// Size.
+        size_mib: Option<u64>,
+    },
+    /// A port that is another's.
+    #[error("service {service:?} listens on port {port}, which another service or the agent has")]
+    PortTaken {
+        /// Name.
+        service: String,
+        /// TCP port.
+        port: u16,
     },
     /// No memory or no CPU.
     #[error("memory_mib and vcpus must be at least 1")]

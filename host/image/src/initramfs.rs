@@ -1,6 +1,6 @@
 //! Puts the initramfs together: init, the other guest programs, the modules, the guest configuration. Pure.
 
-use airlock_protocol::guest_config::{GuestConfig, RootFs};
+use airlock_protocol::guest_config::GuestConfig;
 use airlock_protocol::paths::{INITRAMFS_BIN, INITRAMFS_CONFIG, INITRAMFS_MODULES};
 
 use crate::cpio::Archive;
@@ -25,7 +25,7 @@ pub(crate) fn guest_config(
         kernel_release: kernel_release.to_owned(),
         modules: modules.to_vec(),
         later_modules: later_modules.to_vec(),
-        root_fs: RootFs::Erofs,
+        root_fs: recipe.root_fs,
         handover: recipe.handover,
         network_owner: recipe.network_owner,
         network_addressing: recipe.network_addressing,

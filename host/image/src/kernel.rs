@@ -1,7 +1,8 @@
-//! The kernel of a recipe and its modules, as a cache entry: `vmlinuz`, `config`, `modules/*.ko`, `kernel.toml`.
+//! The kernel of a recipe and its modules, as a cache entry: `vmlinuz`, `vmlinux`, `config`, `modules/*.ko`, `kernel.toml`.
 //!
 //! The distribution's package is unpacked, none of its scripts run, and only the modules that the recipe needs are kept,
-//! decompressed. A kernel in the wrong form or a module that does not exist is refused here.
+//! decompressed. A kernel that is given as a file tells its release and its configuration itself, if it does at all. A kernel in
+//! the wrong form or a module that does not exist is refused here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,17 +10,36 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
+use crate::elf;
 use crate::error::ImageError;
-use crate::modules::ModuleIndex;
+use crate::manifest::KernelFormat;
+use crate::modules::{ModuleIndex, UnknownModule, normalize};
 use crate::plan;
 use crate::recipe::LoadedRecipe;
 use crate::reporter::Reporter;
+use crate::source::KernelFile;
 use crate::state_dir::Scratch;
 use crate::tool::ToolRun;
+use crate::vmlinux;
 
-/// File name of the kernel, in the cache and in an image.
-pub(crate) const KERNEL_FILE: &str = "vmlinuz";
+/// File names of the kernel's two forms, in the cache and in an image.
+const BZIMAGE_FILE: &str = "vmlinuz";
+const ELF_FILE: &str = "vmlinux";
 const RECORD: &str = "kernel.toml";
+/// The option that builds a module into the kernel, for a kernel that comes without a list of those.
+const BUILT_IN: &[(&str, &str)] = &[
+    ("virtio_pci", "CONFIG_VIRTIO_PCI"),
+    ("virtio_mmio", "CONFIG_VIRTIO_MMIO"),
+    ("virtio_blk", "CONFIG_VIRTIO_BLK"),
+    ("virtio_net", "CONFIG_VIRTIO_NET"),
+    ("virtio_console", "CONFIG_VIRTIO_CONSOLE"),
+    ("virtio_rng", "CONFIG_HW_RANDOM_VIRTIO"),
+    ("overlay", "CONFIG_OVERLAY_FS"),
+    ("erofs", "CONFIG_EROFS_FS"),
+    ("ext4", "CONFIG_EXT4_FS"),
+    ("squashfs", "CONFIG_SQUASHFS"),
+    ("vmw_vsock_virtio_transport", "CONFIG_VIRTIO_VSOCKETS"),
+];
 
 /// A kernel in the cache.
 #[derive(Debug, Clone)]
@@ -31,8 +51,11 @@ pub(crate) struct KernelEntry {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct KernelRecord {
     release: String,
-    /// Of the kernel: an image shares the file with the cache, damage to one is damage to both.
+    format: KernelFormat,
+    /// Of the kernel's files: an image shares them with the cache, damage to one is damage to both.
     sha256: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vmlinux_sha256: Option<String>,
     modules: Vec<String>,
 }
 
@@ -41,8 +64,13 @@ impl KernelEntry {
     pub(crate) fn open(dir: &Path) -> Option<Self> {
         let text = fs::read_to_string(dir.join(RECORD)).ok()?;
         let record: KernelRecord = toml::from_str(&text).ok()?;
-        let (actual, _) = digest::of_file(&dir.join(KERNEL_FILE)).ok()?;
-        (actual == record.sha256).then(|| Self { dir: dir.to_owned(), record })
+        let entry = Self { dir: dir.to_owned(), record };
+        let (actual, _) = digest::of_file(&entry.dir.join(entry.kernel_file())).ok()?;
+        let elf = match (entry.elf_file(), &entry.record.vmlinux_sha256) {
+            (Some(file), Some(wanted)) => digest::of_file(&entry.dir.join(file)).ok()?.0 == *wanted,
+            _ => true,
+        };
+        (elf && actual == entry.record.sha256).then_some(entry)
     }
 
     /// Fetches the kernel of a recipe into `dir`.
@@ -57,16 +85,105 @@ impl KernelEntry {
         run.run(reporter).map_err(|err| package_unknown(loaded, err))?;
         let release = find_release(&root, &loaded.recipe.kernel_package)?;
         let vmlinuz = root.join(format!("boot/vmlinuz-{release}"));
-        check_format(&vmlinuz)?;
-        copy(&vmlinuz, &dir.join(KERNEL_FILE))?;
+        let bytes = fs::read(&vmlinuz).map_err(ImageError::io("read", &vmlinuz))?;
+        if !is_boot_image(&bytes) {
+            return Err(ImageError::KernelFormat { path: vmlinuz });
+        }
+        copy(&vmlinuz, &dir.join(BZIMAGE_FILE))?;
+        let elf =
+            vmlinux::of_bzimage(&bytes).map_err(|source| ImageError::KernelElf { path: vmlinuz.clone(), source })?;
+        let elf_path = dir.join(ELF_FILE);
+        fs::write(&elf_path, &elf).map_err(ImageError::io("write", &elf_path))?;
         copy(&root.join(format!("boot/config-{release}")), &dir.join("config"))?;
 
         let modules = collect_modules(loaded, &root, &release, &dir.join("modules"), reporter)?;
-        let (sha256, _) = digest::of_file(&vmlinuz).map_err(ImageError::io("read", &vmlinuz))?;
-        let record = KernelRecord { release, sha256, modules };
-        let text = toml::to_string(&record).map_err(ImageError::EncodeManifest)?;
-        fs::write(dir.join(RECORD), text).map_err(ImageError::io("write", &dir.join(RECORD)))?;
+        let record = KernelRecord {
+            release,
+            format: KernelFormat::Bzimage,
+            sha256: digest::of_bytes(&bytes),
+            vmlinux_sha256: Some(digest::of_bytes(&elf)),
+            modules,
+        };
+        write_record(dir, &record)?;
         fs::remove_dir_all(&root).map_err(ImageError::io("remove", &root))
+    }
+
+    /// Takes a kernel from a file into `dir`. Its modules are those of `file.modules`, unless they are built in.
+    pub(crate) fn build_from_file(
+        loaded: &LoadedRecipe,
+        file: &KernelFile,
+        dir: &Path,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<(), ImageError> {
+        let bytes = fs::read(&file.path).map_err(ImageError::io("read", &file.path))?;
+        let (format, elf) = if elf::is_x86_64(&bytes) {
+            (KernelFormat::Elf, None)
+        } else if is_boot_image(&bytes) {
+            let elf = vmlinux::of_bzimage(&bytes);
+            (
+                KernelFormat::Bzimage,
+                Some(elf.map_err(|source| ImageError::KernelElf { path: file.path.clone(), source })?),
+            )
+        } else {
+            return Err(ImageError::KernelFormat { path: file.path.clone() });
+        };
+        let vmlinux = elf.as_ref().unwrap_or(&bytes);
+        let release = vmlinux::release(vmlinux).ok_or_else(|| ImageError::KernelFormat { path: file.path.clone() })?;
+        let config = vmlinux::config(vmlinux).unwrap_or_default();
+        let write = |name: &str, bytes: &[u8]| {
+            fs::write(dir.join(name), bytes).map_err(ImageError::io("write", &dir.join(name)))
+        };
+        write("config", config.as_bytes())?;
+        write(if format == KernelFormat::Elf { ELF_FILE } else { BZIMAGE_FILE }, &bytes)?;
+        if let Some(elf) = &elf {
+            write(ELF_FILE, elf)?;
+        }
+        let wanted = not_built_in(&loaded.recipe.initramfs_modules(), &config);
+        let modules = dir.join("modules");
+        let modules = match &file.modules {
+            // A kernel that tells nothing and has no modules has everything built in, or it does not boot; the test boot says.
+            None if config.is_empty() || wanted.is_empty() => {
+                fs::create_dir(&modules).map_err(ImageError::io("create directory", &modules))?;
+                Vec::new()
+            }
+            None => {
+                let source = UnknownModule { name: wanted.first().cloned().unwrap_or_default() };
+                return Err(ImageError::ModuleMissing { release, source });
+            }
+            Some(from) => take_modules(&wanted, from, &release, &modules, reporter)?,
+        };
+        reporter.line(&format!("kernel {release} of {}, modules {}", file.path.display(), modules.join(" ")));
+        let record = KernelRecord {
+            release,
+            format,
+            sha256: digest::of_bytes(&bytes),
+            vmlinux_sha256: elf.as_deref().map(digest::of_bytes),
+            modules,
+        };
+        write_record(dir, &record)
+    }
+
+    /// Form of the file that QEMU boots.
+    pub(crate) fn format(&self) -> KernelFormat {
+        self.record.format
+    }
+
+    /// Name of the file that QEMU boots.
+    pub(crate) fn kernel_file(&self) -> &'static str {
+        match self.record.format {
+            KernelFormat::Bzimage => BZIMAGE_FILE,
+            KernelFormat::Elf => ELF_FILE,
+        }
+    }
+
+    /// Name of the ELF form, if that is another file.
+    pub(crate) fn elf_file(&self) -> Option<&'static str> {
+        self.record.vmlinux_sha256.as_ref().map(|_| ELF_FILE)
+    }
+
+    /// A file of the entry.
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.dir.join(file)
     }
 
     /// What `uname -r` will print.
@@ -77,11 +194,6 @@ impl KernelEntry {
     /// File names of the modules, in load order.
     pub(crate) fn modules(&self) -> &[String] {
         &self.record.modules
-    }
-
-    /// The kernel itself.
-    pub(crate) fn kernel_path(&self) -> PathBuf {
-        self.dir.join(KERNEL_FILE)
     }
 
     /// The text of the kernel's configuration.
@@ -119,12 +231,21 @@ fn find_release(root: &Path, package: &str) -> Result<String, ImageError> {
     releases.pop().ok_or_else(|| ImageError::KernelMissing { package: package.to_owned() })
 }
 
-/// The x86 boot protocol's marks: 0xAA55 at 0x1FE and `HdrS` at 0x202 (`Documentation/arch/x86/boot.rst`).
-pub(crate) fn check_format(vmlinuz: &Path) -> Result<(), ImageError> {
-    let bytes = fs::read(vmlinuz).map_err(ImageError::io("read", vmlinuz))?;
-    if is_boot_image(&bytes) { Ok(()) } else { Err(ImageError::KernelFormat { path: vmlinuz.to_owned() }) }
+fn write_record(dir: &Path, record: &KernelRecord) -> Result<(), ImageError> {
+    let text = toml::to_string(record).map_err(ImageError::EncodeManifest)?;
+    fs::write(dir.join(RECORD), text).map_err(ImageError::io("write", &dir.join(RECORD)))
 }
 
+/// Modules that a kernel of this configuration does not have built in. Of a kernel that tells nothing, all.
+fn not_built_in(modules: &[String], config: &str) -> Vec<String> {
+    let is_built_in = |name: &str| {
+        let option = BUILT_IN.iter().find(|(module, _)| *module == normalize(name)).map(|(_, option)| option);
+        option.is_some_and(|option| config.lines().any(|line| line.strip_prefix(option) == Some("=y")))
+    };
+    modules.iter().filter(|name| !is_built_in(name)).cloned().collect()
+}
+
+/// The x86 boot protocol's marks: 0xAA55 at 0x1FE and `HdrS` at 0x202 (`Documentation/arch/x86/boot.rst`).
 fn is_boot_image(bytes: &[u8]) -> bool {
     // Between the two marks stands a jump whose distance is the kernel's own affair.
     bytes.get(0x1fe..0x200) == Some(b"\x55\xaa") && bytes.get(0x202..0x206) == Some(b"HdrS")
@@ -143,22 +264,44 @@ fn collect_modules(
         std::os::unix::fs::symlink("usr/lib", &link).map_err(ImageError::io("link", &link))?;
     }
     ToolRun::new("depmod", ["-b", &root.to_string_lossy(), release]).run(reporter)?;
-    let dir = root.join("lib/modules").join(release);
+    let names = take_modules(
+        &loaded.recipe.initramfs_modules(),
+        &root.join("lib/modules").join(release),
+        release,
+        target,
+        reporter,
+    )?;
+    reporter.line(&format!("kernel {release}, modules {}", names.join(" ")));
+    Ok(names)
+}
+
+/// Takes modules and what they depend on out of a directory that depmod has described.
+fn take_modules(
+    wanted: &[String],
+    dir: &Path,
+    release: &str,
+    target: &Path,
+    reporter: &mut Reporter<'_>,
+) -> Result<Vec<String>, ImageError> {
     let read = |name: &str| fs::read_to_string(dir.join(name)).map_err(ImageError::io("read", &dir.join(name)));
     let index = ModuleIndex::parse(&read("modules.dep")?, &read("modules.builtin")?);
     let order = index
-        .load_order(loaded.recipe.modules.iter().map(String::as_str))
+        .load_order(wanted.iter().map(String::as_str))
         .map_err(|source| ImageError::ModuleMissing { release: release.to_owned(), source })?;
 
     fs::create_dir(target).map_err(ImageError::io("create directory", target))?;
     let mut names = Vec::new();
     for file in order {
-        let plain = decompress(&dir.join(&file), reporter)?;
-        let name = plain.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        copy(&plain, &target.join(&name))?;
-        names.push(name);
+        let packed = Path::new(&file).file_name().unwrap_or_default();
+        // Copied first: the directory may be the operator's.
+        let copied = target.join(packed);
+        copy(&dir.join(&file), &copied)?;
+        let plain = decompress(&copied, reporter)?;
+        if plain != copied {
+            fs::remove_file(&copied).map_err(ImageError::io("remove", &copied))?;
+        }
+        names.push(plain.file_name().unwrap_or_default().to_string_lossy().into_owned());
     }
-    reporter.line(&format!("kernel {release}, modules {}", names.join(" ")));
     Ok(names)
 }
 
@@ -192,6 +335,14 @@ mod tests {
         bytes[0x202..0x206].copy_from_slice(b"HdrS");
         assert!(is_boot_image(&bytes));
         assert!(!is_boot_image(b"\x7fELF"));
+    }
+
+    #[test]
+    fn what_a_kernel_has_built_in_needs_no_module() {
+        let wanted = ["virtio_pci", "virtio-rng", "erofs", "unheard_of"].map(str::to_owned);
+        let config = "CONFIG_VIRTIO_PCI=y\nCONFIG_HW_RANDOM_VIRTIO=y\nCONFIG_EROFS_FS=m\n";
+        assert_eq!(not_built_in(&wanted, config), ["erofs", "unheard_of"]);
+        assert_eq!(not_built_in(&wanted, "").len(), 4);
     }
 
     #[test]

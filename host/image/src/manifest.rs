@@ -7,6 +7,7 @@ use airlock_protocol::guest_config::{Display, Handover, RootFs, Service};
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::{Addressing, NetworkOwner, OnConflict};
+use crate::source::Origin;
 
 /// Version of the manifest's form. A manifest of another version is refused.
 pub const FORMAT: u32 = 1;
@@ -60,6 +61,12 @@ pub struct Manifest {
     pub services: Vec<Service>,
     /// Installed packages with their versions.
     pub packages: BTreeMap<String, String>,
+    /// Packages of the npm registry with their versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub npm: BTreeMap<String, String>,
+    /// What the root was made from.
+    #[serde(default, skip_serializing_if = "Origin::is_default")]
+    pub origin: Origin,
 }
 
 /// What is known of the kernel.
@@ -70,16 +77,41 @@ pub struct KernelFacts {
     pub package: String,
     /// Release, as `uname -r` prints it.
     pub release: String,
-    /// Options of the kernel's configuration that decide whether an image boots: `y`, `m`, a value, or `n` if not set.
+    /// Form of the file that QEMU boots.
+    #[serde(default, skip_serializing_if = "KernelFormat::is_default")]
+    pub format: KernelFormat,
+    /// Options of the kernel's configuration that decide whether an image boots: `y`, `m`, a value, or `n` if not set. Empty if
+    /// the kernel does not tell.
     pub config: BTreeMap<String, String>,
+}
+
+/// Form of a kernel's file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelFormat {
+    /// As distributions ship it, packed.
+    #[default]
+    Bzimage,
+    /// `vmlinux`.
+    Elf,
+}
+
+impl KernelFormat {
+    /// Whether this is what is meant when nothing is said.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The files beside the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Files {
-    /// Kernel in bzImage form.
+    /// Kernel for QEMU.
     pub kernel: FileFacts,
+    /// The same kernel as an ELF file, for Firecracker, if that is another file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmlinux: Option<FileFacts>,
     /// Initramfs, uncompressed.
     pub initramfs: FileFacts,
     /// Root filesystem.
@@ -88,8 +120,16 @@ pub struct Files {
 
 impl Files {
     /// All of them.
-    pub fn all(&self) -> [&FileFacts; 3] {
-        [&self.kernel, &self.initramfs, &self.rootfs]
+    pub fn all(&self) -> Vec<&FileFacts> {
+        [&self.kernel, &self.initramfs, &self.rootfs].into_iter().chain(&self.vmlinux).collect()
+    }
+
+    /// The kernel as an ELF file.
+    pub fn elf_kernel(&self, format: KernelFormat) -> Option<&FileFacts> {
+        match format {
+            KernelFormat::Elf => Some(&self.kernel),
+            KernelFormat::Bzimage => self.vmlinux.as_ref(),
+        }
     }
 }
 
@@ -107,15 +147,30 @@ pub struct FileFacts {
 
 /// The options of a kernel's `.config` that are recorded.
 const CONFIG_FACTS: &[&str] = &[
+    "CONFIG_64BIT",
+    "CONFIG_ACPI",
+    "CONFIG_BINFMT_ELF",
+    "CONFIG_BLK_DEV_INITRD",
     "CONFIG_DEVTMPFS",
     "CONFIG_EROFS_FS",
     "CONFIG_EXT4_FS",
     "CONFIG_HW_RANDOM_VIRTIO",
+    "CONFIG_INET",
     "CONFIG_IP_PNP",
+    "CONFIG_MODULES",
+    "CONFIG_MODULE_COMPRESS_NONE",
+    "CONFIG_MODULE_DECOMPRESS",
+    "CONFIG_MODULE_SIG_FORCE",
     "CONFIG_OVERLAY_FS",
+    "CONFIG_PACKET",
+    "CONFIG_PCI",
+    "CONFIG_PROC_FS",
     "CONFIG_PVH",
     "CONFIG_SERIAL_8250_CONSOLE",
+    "CONFIG_SQUASHFS",
+    "CONFIG_SYSFS",
     "CONFIG_TMPFS",
+    "CONFIG_UNIX",
     "CONFIG_VIRTIO_BLK",
     "CONFIG_VIRTIO_CONSOLE",
     "CONFIG_VIRTIO_MMIO",
@@ -123,12 +178,17 @@ const CONFIG_FACTS: &[&str] = &[
     "CONFIG_VIRTIO_NET",
     "CONFIG_VIRTIO_PCI",
     "CONFIG_VIRTIO_VSOCKETS",
+    "CONFIG_VMGENID",
+    "CONFIG_VSOCKETS",
 ];
 
 /// Picks the recorded options out of a kernel's configuration file.
 pub fn config_facts(config: &str) -> BTreeMap<String, String> {
     let set: BTreeMap<&str, &str> =
         config.lines().filter(|line| line.starts_with("CONFIG_")).filter_map(|line| line.split_once('=')).collect();
+    if set.is_empty() {
+        return BTreeMap::new();
+    }
     CONFIG_FACTS.iter().map(|name| ((*name).to_owned(), (*set.get(name).unwrap_or(&"n")).to_owned())).collect()
 }
 
@@ -136,7 +196,8 @@ pub fn config_facts(config: &str) -> BTreeMap<String, String> {
 /// it does so before anything is loaded.
 pub fn lacking_for_owner(owner: NetworkOwner, config: &BTreeMap<String, String>) -> Option<(&'static str, String)> {
     const NEEDED: [&str; 3] = ["CONFIG_IP_PNP", "CONFIG_VIRTIO_NET", "CONFIG_VIRTIO_PCI"];
-    let needed = NEEDED.iter().filter(|_| owner == NetworkOwner::Kernel);
+    // A kernel that does not tell is given the benefit of the doubt: its boot test says the rest.
+    let needed = NEEDED.iter().filter(|_| owner == NetworkOwner::Kernel && !config.is_empty());
     let actual = |option: &str| config.get(option).map_or("n", String::as_str).to_owned();
     needed.map(|option| (*option, actual(option))).find(|(_, actual)| actual != "y")
 }
@@ -163,8 +224,18 @@ pub(crate) fn sample() -> Manifest {
         readiness: vec![Stage::AgentUp, Stage::Reachable],
         root_fs: RootFs::Erofs,
         modules: vec!["virtio.ko".into()],
-        kernel: KernelFacts { package: "linux".into(), release: "6.1".into(), config: config_facts("CONFIG_TMPFS=y") },
-        files: Files { kernel: file("vmlinuz"), initramfs: file("initramfs"), rootfs: file("rootfs.erofs") },
+        kernel: KernelFacts {
+            package: "linux".into(),
+            release: "6.1".into(),
+            format: KernelFormat::Bzimage,
+            config: config_facts("CONFIG_TMPFS=y"),
+        },
+        files: Files {
+            kernel: file("vmlinuz"),
+            vmlinux: Some(file("vmlinux")),
+            initramfs: file("initramfs"),
+            rootfs: file("rootfs.erofs"),
+        },
         display: Some(Display {
             number: 1,
             browser_class: "Firefox-esr".into(),
@@ -182,6 +253,8 @@ pub(crate) fn sample() -> Manifest {
             restart: Restart::Always,
         }],
         packages: BTreeMap::from([("libc6".into(), "2.36-9".into())]),
+        npm: BTreeMap::from([("@openai/codex".into(), "0.169.0".into())]),
+        origin: Origin::Oci { reference: "r.example/a:1".into(), image: "33".repeat(32) },
     }
 }
 

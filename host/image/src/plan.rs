@@ -3,11 +3,13 @@
 //! A key covers all inputs of what it names and nothing else: another agent changes neither key, another service
 //! changes neither key, another package changes only the root's.
 
+use airlock_protocol::guest_config::RootFs;
 use serde::Serialize;
 
 use crate::digest;
 use crate::error::ImageError;
 use crate::recipe::{Base, LoadedRecipe};
+use crate::source::Origin;
 use crate::tool::ToolRun;
 
 /// Changes whenever the builder would make something else of the same recipe.
@@ -39,10 +41,11 @@ impl BuildPlan {
     /// The plan of a recipe.
     pub(crate) fn new(loaded: &LoadedRecipe) -> Result<Self, ImageError> {
         let recipe = &loaded.recipe;
-        let kernel = key(&("kernel", &recipe.suite, &recipe.kernel_package, &recipe.modules))?;
+        let modules = recipe.initramfs_modules();
+        let kernel = key(&("kernel with vmlinux", &recipe.suite, &recipe.kernel_package, &modules))?;
         let contents: Vec<String> = loaded.contents.iter().map(|content| digest::of_bytes(content)).collect();
         let files: Vec<_> = recipe.files.iter().zip(&contents).map(|(f, c)| (&f.path, f.mode, &f.owner, c)).collect();
-        let rootfs = key(&(
+        let base = (
             match recipe.base {
                 Base::Minimal => "rootfs",
                 Base::Nothing => "rootfs of nothing",
@@ -54,20 +57,38 @@ impl BuildPlan {
             &recipe.run,
             recipe.epoch,
             LEFT_OUT,
-        ))?;
-        Ok(Self {
-            kernel_entry: format!("kernel-{}", &kernel[..16]),
-            rootfs_entry: format!("rootfs-{}", &rootfs[..16]),
-            rootfs_uuid: format!(
-                "{}-{}-{}-{}-{}",
-                &rootfs[..8],
-                &rootfs[8..12],
-                &rootfs[12..16],
-                &rootfs[16..20],
-                &rootfs[20..32]
-            ),
-        })
+        );
+        let format = (&recipe.npm, recipe.root_fs, recipe.root_size_mib);
+        let plain = recipe.npm.is_empty() && recipe.root_fs == RootFs::Erofs;
+        let rootfs = if plain { key(&base)? } else { key(&(base, format))? };
+        let kernel_entry = format!("kernel-{}", &kernel[..16]);
+        Ok(Self { kernel_entry, rootfs_entry: entry(&rootfs), rootfs_uuid: uuid(&rootfs) })
     }
+
+    /// The same plan with a kernel file of this digest.
+    pub(crate) fn with_kernel(mut self, loaded: &LoadedRecipe, sha256: &str) -> Result<Self, ImageError> {
+        let modules = loaded.kernel.as_ref().and_then(|kernel| kernel.modules.as_ref());
+        let key = key(&("kernel file", sha256, modules, loaded.recipe.initramfs_modules()))?;
+        self.kernel_entry = format!("kernel-{}", &key[..16]);
+        Ok(self)
+    }
+
+    /// The same plan with a foreign root.
+    pub(crate) fn with_root(mut self, loaded: &LoadedRecipe, origin: &Origin) -> Result<Self, ImageError> {
+        let recipe = &loaded.recipe;
+        let key = key(&("foreign root", origin.identity(), recipe.epoch, recipe.root_fs, recipe.root_size_mib))?;
+        self.rootfs_entry = entry(&key);
+        self.rootfs_uuid = uuid(&key);
+        Ok(self)
+    }
+}
+
+fn entry(key: &str) -> String {
+    format!("rootfs-{}", &key[..16])
+}
+
+fn uuid(key: &str) -> String {
+    format!("{}-{}-{}-{}-{}", &key[..8], &key[8..12], &key[12..16], &key[16..20], &key[20..32])
 }
 
 fn key(inputs: &impl Serialize) -> Result<String, ImageError> {
@@ -123,6 +144,19 @@ pub(crate) fn write_erofs(loaded: &LoadedRecipe, uuid: &str, image: &str, root: 
     run
 }
 
+/// Installs npm packages for everybody, with the host's npm, and runs none of their scripts.
+pub(crate) fn install_npm(loaded: &LoadedRecipe, cache: &str, root: &str) -> ToolRun {
+    let mut args: Vec<String> =
+        ["install", "--global", "--ignore-scripts", "--no-audit", "--no-fund"].map(str::to_owned).into();
+    args.extend(["--no-update-notifier", "--loglevel=error", "--os=linux", "--cpu=x64"].map(str::to_owned));
+    args.extend([format!("--prefix={root}/usr/local"), format!("--cache={cache}")]);
+    args.extend(loaded.recipe.npm.iter().cloned());
+    let mut run = ToolRun::new("npm", args);
+    run.network = true;
+    run.writes = root.into();
+    run
+}
+
 /// What a command of a recipe finds around it: processes, the harmless devices, empty directories for what does not last.
 /// The mounts are in the tool's own namespace and go with it.
 const ENTER_ROOT: &str = r#"
@@ -172,6 +206,11 @@ mod tests {
         let package = base(|loaded| loaded.recipe.packages.push("zsh".into()));
         assert_eq!(plain.kernel_entry, package.kernel_entry);
         assert_ne!(plain.rootfs_entry, package.rootfs_entry);
+        let format = base(|loaded| loaded.recipe.root_fs = RootFs::Ext4);
+        assert_ne!(plain.rootfs_entry, format.rootfs_entry);
+        let npm = base(|loaded| loaded.recipe.npm.push("a@1.0.0".into()));
+        assert_ne!(plain.rootfs_entry, npm.rootfs_entry);
+        assert_eq!(plain.kernel_entry, npm.kernel_entry);
         let module = base(|loaded| loaded.recipe.modules.push("btrfs".into()));
         assert_ne!(plain.kernel_entry, module.kernel_entry);
         assert_eq!(plain.rootfs_entry, module.rootfs_entry);

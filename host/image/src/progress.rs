@@ -12,6 +12,8 @@ pub enum BuildStage {
     Lock,
     /// Kernel package and modules.
     Kernel,
+    /// Layers or archives of a foreign root: fetched, verified, unpacked.
+    Source,
     /// Debian packages into a directory.
     Packages,
     /// Users, files and commands of the recipe.
@@ -33,6 +35,7 @@ impl BuildStage {
     pub const ALL: &'static [Self] = &[
         Self::Lock,
         Self::Kernel,
+        Self::Source,
         Self::Packages,
         Self::Customize,
         Self::RootImage,
@@ -47,6 +50,7 @@ impl BuildStage {
         match self {
             Self::Lock => "lock",
             Self::Kernel => "kernel",
+            Self::Source => "source",
             Self::Packages => "packages",
             Self::Customize => "customize",
             Self::RootImage => "root_image",

@@ -8,13 +8,17 @@ use std::path::{Path, PathBuf};
 
 use airlock_protocol::Stage;
 pub use airlock_protocol::guest_config::{Addressing, NetworkOwner, OnConflict};
-use airlock_protocol::guest_config::{Display, Handover, Service};
+use airlock_protocol::guest_config::{Display, Handover, RootFs, Service};
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
 use crate::error::{ImageError, RecipeFault};
+use crate::source::{KernelFile, RootSource};
 
 include!(concat!(env!("OUT_DIR"), "/recipes.rs"));
+
+/// Where the agent answers.
+const HEALTH_PORT: u16 = airlock_protocol::paths::HEALTH_PORT;
 
 /// Time stamp of every file in an image unless the recipe says otherwise: 2026-01-01T00:00:00Z.
 const DEFAULT_EPOCH: u64 = 1_767_225_600;
@@ -39,6 +43,15 @@ pub struct Recipe {
     /// Packages besides the base.
     #[serde(default)]
     pub packages: Vec<String>,
+    /// Packages of the npm registry, each as `name@version`; none of their scripts run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub npm: Vec<String>,
+    /// Filesystem of the root.
+    #[serde(default = "default_root_fs", skip_serializing_if = "is_default_root_fs")]
+    pub root_fs: RootFs,
+    /// Size of an ext4 root in MiB; as small as possible if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_size_mib: Option<u64>,
     /// Package of the kernel.
     pub kernel_package: String,
     /// Modules for the initramfs; their dependencies are added.
@@ -83,6 +96,28 @@ pub struct Recipe {
 
 const fn default_epoch() -> u64 {
     DEFAULT_EPOCH
+}
+
+const fn default_root_fs() -> RootFs {
+    RootFs::Erofs
+}
+
+fn is_default_root_fs(root_fs: &RootFs) -> bool {
+    *root_fs == default_root_fs()
+}
+
+impl Recipe {
+    /// Modules for the initramfs: those of the recipe, with that of the root's filesystem in the place of any other's.
+    pub fn initramfs_modules(&self) -> Vec<String> {
+        const FILESYSTEMS: [&str; 3] = [RootFs::Erofs.name(), RootFs::Ext4.name(), RootFs::Squashfs.name()];
+        let own = self.root_fs.name();
+        let others = self.modules.iter().filter(|name| !FILESYSTEMS.contains(&name.as_str()) || *name == own);
+        let mut modules: Vec<String> = others.cloned().collect();
+        if !modules.iter().any(|name| name == own) {
+            modules.push(own.to_owned());
+        }
+        modules
+    }
 }
 
 /// What a root begins with.
@@ -155,6 +190,10 @@ pub struct LoadedRecipe {
     pub recipe: Recipe,
     /// Content of `recipe.files`, in the same order.
     pub contents: Vec<Vec<u8>>,
+    /// Where the root comes from.
+    pub source: RootSource,
+    /// A kernel that takes the place of the recipe's.
+    pub kernel: Option<KernelFile>,
 }
 
 impl LoadedRecipe {
@@ -199,7 +238,12 @@ impl LoadedRecipe {
             (None, None) => Ok(file.link.iter().flat_map(|link| format!("link to {link}").into_bytes()).collect()),
         });
         let contents = contents.collect::<Result<_, _>>()?;
-        Ok(Self { recipe, contents })
+        Ok(Self { recipe, contents, source: RootSource::Packages, kernel: None })
+    }
+
+    /// Refuses what was changed after the recipe was read, by the caller's own wishes.
+    pub fn check(&self) -> Result<(), ImageError> {
+        validate(&self.recipe).map_err(|problem| fault(&self.recipe.name, problem))
     }
 
     /// Digest of everything the recipe says, contents of its files included.
@@ -225,8 +269,17 @@ fn validate(recipe: &Recipe) -> Result<(), RecipeFault> {
     for package in recipe.packages.iter().chain([&recipe.kernel_package]) {
         check_name("packages", package)?;
     }
+    for package in &recipe.npm {
+        check_npm(package)?;
+    }
     if recipe.memory_mib == 0 || recipe.vcpus == 0 {
         return Err(RecipeFault::NoResources);
+    }
+    match (recipe.root_fs, recipe.root_size_mib) {
+        (RootFs::Erofs, None) => {}
+        // Up to 1 TiB: more is a slip of the keyboard.
+        (RootFs::Ext4, size) if size.is_none_or(|mib| (1..=1 << 20).contains(&mib)) => {}
+        (root_fs, size_mib) => return Err(RecipeFault::RootFormat { root_fs: root_fs.name(), size_mib }),
     }
     for stage in [Stage::AgentUp, Stage::Reachable] {
         if !recipe.readiness.contains(&stage) {
@@ -266,11 +319,16 @@ fn validate(recipe: &Recipe) -> Result<(), RecipeFault> {
             return Err(RecipeFault::PathInvalid { path: file.source.clone().unwrap_or_default() });
         }
     }
-    let mut services = BTreeSet::new();
+    let (mut services, mut ports) = (BTreeSet::new(), BTreeSet::new());
     for service in &recipe.services {
         check_path(service.command.first().map_or("", String::as_str))?;
         if !services.insert(&service.name) {
             return Err(RecipeFault::ServiceTwice { service: service.name.clone() });
+        }
+        for port in &service.ports {
+            if *port == HEALTH_PORT || !ports.insert(*port) {
+                return Err(RecipeFault::PortTaken { service: service.name.clone(), port: *port });
+            }
         }
     }
     if recipe.handover == Handover::Supervise
@@ -298,6 +356,24 @@ fn check_addressing(owner: NetworkOwner, addressing: Addressing) -> Result<(), R
         Addressing::Dhcp if !does_dhcp => Err(RecipeFault::OwnerNeverAsks { owner }),
         Addressing::Static | Addressing::Dhcp => Ok(()),
     }
+}
+
+/// `name@version` or `@scope/name@version`, the version exact: a range would be another package tomorrow.
+fn check_npm(package: &str) -> Result<(), RecipeFault> {
+    let invalid = || RecipeFault::NpmPackage { package: package.to_owned() };
+    let (name, version) = package.rsplit_once('@').ok_or_else(invalid)?;
+    let plain = |text: &str| {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c);
+        text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit()) && text.chars().all(fits)
+    };
+    let named = match name.strip_prefix('@') {
+        Some(scoped) => scoped.split_once('/').is_some_and(|(scope, name)| plain(scope) && plain(name)),
+        None => plain(name),
+    };
+    let exact = version.split('.').count() >= 3
+        && version.starts_with(|c: char| c.is_ascii_digit())
+        && version.chars().all(|c| c.is_ascii_alphanumeric() || ".-+".contains(c));
+    if named && exact { Ok(()) } else { Err(invalid()) }
 }
 
 /// Names become arguments of tools and parts of file names.
@@ -379,6 +455,19 @@ readiness = ["agent_up", "reachable"]
             refused(&format!("{file}content = \"\"\nlink = \"y\"")),
             RecipeFault::ContentAmbiguous { .. }
         ));
+        for package in ["codex", "codex@latest", "codex@^1.2.3", "@openai@1.2.3", "../x@1.2.3", "--x@1.2.3", "x@1.2"] {
+            assert!(matches!(refused(&format!("npm = [{package:?}]")), RecipeFault::NpmPackage { .. }), "{package}");
+        }
+        assert!(parse("npm = [\"@openai/codex@0.169.0\", \"left-pad@1.3.0-rc.1\"]").is_ok());
+        assert!(matches!(refused("root_size_mib = 8192"), RecipeFault::RootFormat { .. }));
+        assert!(matches!(refused("root_fs = \"squashfs\""), RecipeFault::RootFormat { .. }));
+        assert!(parse("root_fs = \"ext4\"\nroot_size_mib = 8192").is_ok());
+        let service = |name: &str, port: u16| {
+            format!("[[services]]\nname = {name:?}\ncommand = [\"/bin/x\"]\nports = [{port}]\n")
+        };
+        let twice = [service("a", 80), service("b", 80)].concat();
+        assert!(matches!(refused(&twice), RecipeFault::PortTaken { port: 80, .. }));
+        assert!(matches!(refused(&service("a", HEALTH_PORT)), RecipeFault::PortTaken { .. }));
         assert!(matches!(refused("network_owner = \"dhcpcd\""), RecipeFault::OwnerWithoutInit { .. }));
         assert!(parse("network_owner = \"dhcpcd\"\nhandover = \"init\"").is_ok());
         let asks = "handover = \"init\"\nnetwork_addressing = \"dhcp\"\nnetwork_owner =";
@@ -392,6 +481,13 @@ readiness = ["agent_up", "reachable"]
         let without_display = BASE.replace("\"reachable\"", "\"reachable\", \"display_up\"");
         let err = LoadedRecipe::parse("test", &without_display, |_| Ok(Vec::new())).unwrap_err();
         assert!(err.to_string().contains("test") && err.source().unwrap().to_string().contains("display_up"));
+    }
+
+    #[test]
+    fn the_initramfs_has_the_module_of_the_roots_filesystem_and_no_other() {
+        let modules = |extra: &str| parse(extra).unwrap().recipe.initramfs_modules();
+        assert_eq!(modules(""), ["erofs"]);
+        assert_eq!(modules("root_fs = \"ext4\""), ["ext4"]);
     }
 
     #[test]

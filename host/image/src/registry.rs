@@ -253,7 +253,7 @@ pub(crate) fn prepare(manifest: &Manifest, dir: &Path) -> Result<GoldenImage, Im
     let digest = digest::of_bytes(text.as_bytes());
     let path = dir.join(SBOM_FILE);
     fs::write(&path, sbom::to_bytes(manifest, &digest)).map_err(ImageError::io("write", &path))?;
-    for file in manifest.files.all().map(|file| file.name.as_str()).into_iter().chain([MANIFEST_FILE, SBOM_FILE]) {
+    for file in manifest.files.all().into_iter().map(|file| file.name.as_str()).chain([MANIFEST_FILE, SBOM_FILE]) {
         let path = dir.join(file);
         let read_only = fs::Permissions::from_mode(0o444);
         fs::set_permissions(&path, read_only).map_err(ImageError::io("change the mode of", &path))?;

@@ -18,6 +18,10 @@ const TAIL: usize = 40;
 const PACKAGES: &[(&str, &str)] = &[
     ("mmdebstrap", "mmdebstrap"),
     ("mkfs.erofs", "erofs-utils"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("debugfs", "e2fsprogs"),
+    ("npm", "npm"),
+    ("node", "nodejs"),
     ("depmod", "kmod"),
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
@@ -40,6 +44,8 @@ pub(crate) struct ToolRun {
     pub(crate) env: Vec<(String, String)>,
     /// Whether the program gets a network.
     pub(crate) network: bool,
+    /// Its output is no news: kept for an error, told to nobody.
+    pub(crate) quiet: bool,
     /// Where it writes: the file system to name when that is full.
     pub(crate) writes: PathBuf,
 }
@@ -48,7 +54,7 @@ impl ToolRun {
     /// A run of `tool` without a network.
     pub(crate) fn new(tool: &str, args: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let args = args.into_iter().map(Into::into).collect();
-        Self { tool: tool.to_owned(), args, env: Vec::new(), network: false, writes: PathBuf::from("/") }
+        Self { tool: tool.to_owned(), args, env: Vec::new(), network: false, quiet: false, writes: PathBuf::from("/") }
     }
 
     /// Runs it to its end; the output is all lines of stdout and stderr in order.
@@ -70,7 +76,9 @@ impl ToolRun {
             if line.is_empty() {
                 continue;
             }
-            reporter.line(&line);
+            if !self.quiet {
+                reporter.line(&line);
+            }
             if tail.len() == TAIL {
                 tail.pop_front();
             }

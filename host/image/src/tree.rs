@@ -184,6 +184,16 @@ impl<'a> Tree<'a> {
         })
     }
 
+    /// The init that would take PID 1 over, where the kernel looks for one (init/main.c: kernel_init) and where systemd is.
+    pub(crate) fn init(&self) -> Option<&'static str> {
+        const INITS: [&str; 6] =
+            ["/sbin/init", "/etc/init", "/bin/init", "/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd"];
+        INITS.into_iter().find(|path| {
+            let meta = self.resolve(path).and_then(fs::symlink_metadata);
+            meta.is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0)
+        })
+    }
+
     /// Every executable file of the image, by each of its names; symbolic links that lead to one included.
     pub(crate) fn executables(&self) -> Result<Vec<String>, ImageError> {
         let mut found = Vec::new();
@@ -292,7 +302,14 @@ mod tests {
         set_mode(&root.join("usr/bin/data"), 0o644).unwrap();
         symlink("/usr/bin/real", root.join("usr/bin/name")).unwrap();
         symlink("/usr/bin/gone", root.join("usr/bin/dangling")).unwrap();
-        assert_eq!(Tree::new(root).executables().unwrap(), ["/usr/bin/name", "/usr/bin/real"]);
+        let tree = Tree::new(root);
+        assert_eq!(tree.executables().unwrap(), ["/usr/bin/name", "/usr/bin/real"]);
+        assert_eq!(tree.init(), None);
+        fs::create_dir(root.join("sbin")).unwrap();
+        symlink("../usr/bin/data", root.join("sbin/init")).unwrap();
+        assert_eq!(tree.init(), None);
+        symlink("/usr/bin/name", root.join("init")).unwrap();
+        assert_eq!(tree.init(), Some("/init"));
     }
 
     #[test]

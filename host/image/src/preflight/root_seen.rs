@@ -102,7 +102,8 @@ impl RootSeen {
             if meta.is_dir() || name.starts_with("/usr/share/") {
                 return Ok(());
             }
-            let target = tree.resolve(&name).map_err(ImageError::io("resolve", path))?;
+            // A foreign root may have links that lead in a circle; those lead to nothing.
+            let Ok(target) = tree.resolve(&name) else { return Ok(()) };
             match fs::symlink_metadata(&target) {
                 Ok(found) if found.is_dir() => {
                     if let Ok(to) = target.strip_prefix(root) {
