@@ -9,6 +9,7 @@
 
 pub mod builder;
 mod cancel;
+mod candidate;
 pub mod cpio;
 pub mod diff;
 mod digest;
@@ -48,6 +49,7 @@ mod vmlinux;
 
 pub use builder::{BuildOptions, build};
 pub use cancel::Cancel;
+pub use candidate::{Candidate, publish_candidate};
 pub use error::ImageError;
 pub use ext4::Ext4Fault;
 pub use gate::{BootFailure, BootRecord, BootTest};
