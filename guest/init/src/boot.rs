@@ -85,8 +85,7 @@ fn read_config(kernel: &mut impl Kernel, report: &mut Reporter) -> Config {
     match kernel.cmdline() {
         Ok(cmdline) => {
             let mut refused = |error: &BootConfigError| {
-                let detail = format!("{}: {}", error.cause(), chain(error));
-                report.failed_with(kernel, Stage::ConfigRead, Some("EINVAL".to_owned()), detail);
+                report.refused(kernel, Stage::ConfigRead, error.cause(), chain(error));
                 whole = false;
             };
             config.boot = BootConfig::parse(&cmdline).map_err(|error| refused(&error)).ok();

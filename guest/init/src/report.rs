@@ -33,6 +33,13 @@ impl Reporter {
         kernel.emit(&report.with("cause", cause));
     }
 
+    /// Reports that `stage` failed because of what was asked for, by its code in the fault catalogue.
+    pub fn refused(&mut self, kernel: &mut impl Kernel, stage: Stage, cause: &str, detail: String) {
+        self.seq += 1;
+        let report = StageReport::failed(self.seq, kernel.now_us(), stage, Some("EINVAL".to_owned()), detail);
+        kernel.emit(&report.with("cause", cause));
+    }
+
     /// Reports that `stage` failed, in words.
     pub fn failed_with(&mut self, kernel: &mut impl Kernel, stage: Stage, errno: Option<String>, detail: String) {
         self.seq += 1;
