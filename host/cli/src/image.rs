@@ -2,26 +2,29 @@
 
 mod build;
 mod keep;
+mod source;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use airlock_image::{GoldenImage, ImageError, Registry};
+use airlock_image::{GoldenImage, ImageError, LoadedRecipe, Registry};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-pub use self::build::{How, build_one};
+pub use self::build::{How, build_loaded, build_one};
 use crate::args::Global;
 use crate::config;
-use crate::failure::{FAILED, Failure, Outcome};
+use crate::failure::{FAILED, Failure, Outcome, USAGE};
 use crate::output::{facts, line, result, table};
 use crate::progress::stage_line;
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Build images from recipes, boot them and publish them: names of the shipped ones, or TOML files
+    /// Build images, boot them and publish them: from recipes (names of the shipped ones, or TOML files), an OCI image, or a tar
     Build {
-        #[arg(required = true)]
+        #[arg(required_unless_present_any = ["oci", "rootfs_tar"], conflicts_with_all = ["oci", "rootfs_tar"])]
         recipes: Vec<String>,
+        #[command(flatten)]
+        source: Box<source::Source>,
         /// Fetch kernel and packages anew
         #[arg(long)]
         refresh: bool,
@@ -34,6 +37,21 @@ pub enum ImageCommand {
         /// Let the daemon build, and do not wait for it
         #[arg(long)]
         detach: bool,
+    },
+    /// Take over the images of another system: a directory with golden-rootfs.ext4 and vmlinux
+    Import {
+        dir: PathBuf,
+        /// Name of the image
+        #[arg(long)]
+        name: String,
+        #[command(flatten)]
+        room: source::Room,
+        /// Publish without booting; the image is then unverified
+        #[arg(long)]
+        no_boot_test: bool,
+        /// Refuse instead of waiting while another build runs in this state directory
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Show the latest build of each image
     Builds,
@@ -71,8 +89,21 @@ pub async fn run(global: &Global, command: ImageCommand) -> Outcome {
     let json = global.json;
     let config = config::load(global, None)?;
     match command {
-        ImageCommand::Build { recipes, refresh, no_boot_test, no_wait, detach } => {
+        ImageCommand::Import { dir, name, room, no_boot_test, no_wait } => {
+            let how = How { refresh: false, boot_test: !no_boot_test, wait: !no_wait, quiet: json };
+            let image = build_loaded(&config, room.apply(LoadedRecipe::import(&dir, &name)?), how).await?;
+            Ok(result(json, &json!({ "images": [view(&image)] }), || {}))
+        }
+        ImageCommand::Build { recipes, source, refresh, no_boot_test, no_wait, detach } => {
             let how = How { refresh, boot_test: !no_boot_test, wait: !no_wait, quiet: json };
+            if detach && source.changes_something() {
+                return Err(Failure::new(
+                    USAGE,
+                    "usage",
+                    "the daemon builds recipes as they are",
+                    "leave --detach out",
+                ));
+            }
             if detach {
                 let mut begun = Vec::new();
                 for recipe in &recipes {
@@ -81,8 +112,8 @@ pub async fn run(global: &Global, command: ImageCommand) -> Outcome {
                 return Ok(result(json, &json!({ "builds": begun }), || {}));
             }
             let mut built = Vec::new();
-            for recipe in &recipes {
-                built.push(view(&build_one(&config, recipe, how).await?));
+            for loaded in source.recipes(&recipes)? {
+                built.push(view(&build_loaded(&config, loaded, how).await?));
             }
             Ok(result(json, &json!({ "images": built }), || {}))
         }

@@ -38,8 +38,13 @@ pub struct How {
     pub quiet: bool,
 }
 
-/// Builds one image, its stages on screen.
+/// Builds the image of a recipe, its stages on screen.
 pub async fn build_one(config: &Config, recipe: &str, how: How) -> Outcome<GoldenImage> {
+    build_loaded(config, LoadedRecipe::load(recipe)?, how).await
+}
+
+/// Builds one image, its stages on screen.
+pub async fn build_loaded(config: &Config, loaded: LoadedRecipe, how: How) -> Outcome<GoldenImage> {
     let cancel = Cancel::new();
     let asked = tokio::spawn(cancel_on_signal(cancel.clone()));
     // What a boot test that was killed left is not this build's affair: it must not fail for it.
@@ -53,9 +58,7 @@ pub async fn build_one(config: &Config, recipe: &str, how: How) -> Outcome<Golde
         cancel,
         ..BuildOptions::at(&config.state_dir)
     };
-    let recipe = recipe.to_owned();
     let built = blocking(move || {
-        let loaded = LoadedRecipe::load(&recipe)?;
         let name = loaded.recipe.name.clone();
         let progress = (!how.quiet).then(|| Progress::new(&format!("image {name}")));
         let mut tell = |record: &BuildRecord, event: Option<BuildEvent>| {
