@@ -237,6 +237,14 @@ impl KernelError {
         }
     }
 
+    /// The catalogue's cause code, where stage and errno alone would name another one.
+    pub const fn cause(&self) -> Option<&'static str> {
+        match self {
+            Self::RootMissing { .. } => Some("root_device_missing"),
+            _ => None,
+        }
+    }
+
     /// A closure for `map_err` on file operations.
     pub fn file(doing: &'static str, path: impl AsRef<std::path::Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().display().to_string();

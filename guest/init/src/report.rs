@@ -22,7 +22,10 @@ impl Reporter {
 
     /// Reports that `stage` failed because of `error`.
     pub fn failed(&mut self, kernel: &mut impl Kernel, stage: Stage, error: &KernelError) {
-        self.failed_with(kernel, stage, error.errno().map(|errno| format!("{errno:?}")), chain(error));
+        match error.cause() {
+            Some(cause) => self.failed_because(kernel, stage, cause, error),
+            None => self.failed_with(kernel, stage, error.errno().map(|errno| format!("{errno:?}")), chain(error)),
+        }
     }
 
     /// Reports that `stage` failed because of `error`, by its code in the fault catalogue.
