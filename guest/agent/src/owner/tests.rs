@@ -187,6 +187,51 @@ fn stages_are_reported_as_they_are_seen_and_a_thief_is_named() {
     });
 }
 
+/// What a DHCP client does: an address that ends some day, given again before it does.
+#[test]
+fn an_address_that_ends_some_day_is_the_lease_and_another_one_is_none() {
+    in_namespace(|| {
+        let dir = std::env::temp_dir().join(format!("airlock-expires-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let outbox = Arc::new(Outbox::new().unwrap());
+        let timeline = Arc::new(Timeline::open(&dir.join("t"), &dir.join("c"), outbox));
+        let watched = timeline.clone();
+        let netns = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        std::thread::spawn(move || {
+            nix::sched::setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
+            let _ = watch(&boot(), NetworkOwner::Ifupdown, OnConflict::Restore, &watched);
+        });
+        let wait = |what: &str, ready: &dyn Fn() -> bool| {
+            let start = Instant::now();
+            while !ready() {
+                assert!(start.elapsed() < Duration::from_secs(20), "{what}: {:?}", timeline.reports());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        ip("link set eth0 up");
+        ip("addr add 10.9.0.2/24 dev eth0 valid_lft 600 preferred_lft 600");
+        ip("route add default via 10.9.0.1");
+        ip("neigh replace 10.9.0.1 lladdr 06:00:0a:09:00:01 dev eth0 nud reachable");
+        wait("gateway_reachable", &|| timeline.has(Stage::GatewayReachable));
+        ip("addr change 10.9.0.2/24 dev eth0 valid_lft 7200 preferred_lft 7200");
+        ip("addr add 10.9.0.77/24 dev eth0 valid_lft 600 preferred_lft 600");
+        let conflicts = || {
+            let reports = timeline.reports().into_iter();
+            reports.filter(|report| report.facts.contains_key("cause")).filter_map(|report| report.detail)
+        };
+        wait("a conflict", &|| conflicts().next().is_some());
+        let told: Vec<String> = conflicts().collect();
+        // A client that is still there would be named; here it was a command.
+        assert!(told.len() == 1 && told[0].contains("added 10.9.0.77/24 to eth0; put back"), "{told:?}");
+        assert_eq!(Observed::now(&boot(), 0).addresses, [(lease().addr, 24)]);
+        let shown = Command::new("ip").args(["addr", "show", "dev", "eth0"]).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let ours = shown.lines().skip_while(|line| !line.contains("10.9.0.2/24")).nth(1).unwrap();
+        assert!(ours.contains("valid_lft 7") && !ours.contains("forever"), "{shown}");
+        std::fs::remove_dir_all(&dir).unwrap();
+    });
+}
+
 #[test]
 fn a_renamed_interface_is_followed_and_nobody_is_accused() {
     in_namespace(|| {
