@@ -21,6 +21,23 @@ pub enum Event {
 
 /// Calls `on_event` with everything from the start on, nothing twice; returns the final state.
 pub async fn follow(client: &Client, id: &str, mut on_event: impl FnMut(&Event)) -> Outcome<SessionView> {
+    loop {
+        let watched = follow_until(client, id, |event| {
+            on_event(event);
+            false
+        });
+        if let Some(session) = watched.await? {
+            return Ok(session);
+        }
+    }
+}
+
+/// The same, until `on_event` says that it is enough: then there is no final state yet.
+pub async fn follow_until(
+    client: &Client,
+    id: &str,
+    mut on_event: impl FnMut(&Event) -> bool,
+) -> Outcome<Option<SessionView>> {
     let mut seen = Seen::default();
     let mut tries = 0;
     loop {
@@ -35,11 +52,13 @@ pub async fn follow(client: &Client, id: &str, mut on_event: impl FnMut(&Event))
                             for event in
                                 parser.feed(&chunk).into_iter().filter_map(parse).filter(|event| seen.is_new(event))
                             {
-                                on_event(&event);
+                                if on_event(&event) {
+                                    return Ok(None);
+                                }
                                 if let Event::State(session) = event
                                     && session.is_over()
                                 {
-                                    return Ok(*session);
+                                    return Ok(Some(*session));
                                 }
                             }
                         }

@@ -1,8 +1,11 @@
 //! `airlock login`: one sign-in from start to outcome. Ctrl-C cancels it.
+//!
+//! With `--until` it is a trial of the image instead: it ends the session, and its machine, when that stage was reached.
 
 use std::process::{Command, ExitCode, Stdio};
 
 use airlock_api::session::{SessionView, StageView, StartRequest, StartResponse};
+use airlock_protocol::Stage;
 use clap::Args;
 use serde_json::json;
 use uuid::Uuid;
@@ -10,7 +13,7 @@ use uuid::Uuid;
 use crate::args::Global;
 use crate::client::Client;
 use crate::failure::{FAILED, Failure, Outcome};
-use crate::follow::{Event, follow};
+use crate::follow::{Event, follow_until};
 use crate::output::{json_line, line};
 use crate::progress::{Progress, next_stage, stage_line};
 
@@ -24,6 +27,9 @@ pub struct LoginArgs {
     /// Open the viewer in this machine's browser
     #[arg(long)]
     pub open: bool,
+    /// Only try the image: when this stage was reached (`reachable`, `ready`, ...) print how long it took, end the session, exit 0
+    #[arg(long, value_name = "STAGE", conflicts_with = "open")]
+    pub until: Option<Stage>,
 }
 
 pub async fn run(global: &Global, args: LoginArgs) -> Outcome {
@@ -40,15 +46,32 @@ pub async fn run(global: &Global, args: LoginArgs) -> Outcome {
         open_browser(&started.novnc_url);
     }
     let mut shown = Shown::new(&started, global.json);
+    let mut reached = None;
     let session = tokio::select! {
-        session = follow(&client, &started.session_id, |event| shown.event(event)) => session?,
-        _ = tokio::signal::ctrl_c() => {
-            shown.line("cancelling");
-            client.post(&format!("/api/auth/session/{}/cancel", started.session_id), &json!({})).await?
+        session = follow_until(&client, &started.session_id, |event| {
+            shown.event(event);
+            reached = args.until.and_then(|wanted| at(event, wanted));
+            reached.is_some()
+        }) => session?,
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    let session = match session {
+        Some(session) => session,
+        None => {
+            shown.waiting("ending the session");
+            cancel(&client, &started.session_id).await?
         }
     };
     let stages = std::mem::take(&mut shown.stages);
     drop(shown);
+    if let (Some(stage), Some(at_ms)) = (args.until, reached) {
+        if global.json {
+            json_line(&json!({"reached": stage, "atMs": at_ms, "session": session, "timeline": {"stages": stages}}));
+        } else {
+            line(format!("{stage} after {at_ms:.0} ms; the session is {}", session.state));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     if session.state == "completed" || !global.json {
         outcome(&session)?;
     }
@@ -56,6 +79,19 @@ pub async fn run(global: &Global, args: LoginArgs) -> Outcome {
         json_line(&json!({"session": session, "timeline": {"stages": stages}}));
     }
     Ok(if session.state == "completed" { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// When `wanted` was reached, if that is what happened.
+fn at(event: &Event, wanted: Stage) -> Option<f64> {
+    match event {
+        Event::Stage(stage) if stage.ok && stage.stage == wanted => Some(stage.at_ms),
+        _ => None,
+    }
+}
+
+/// Ends a session; returns when nothing of its machine is left.
+async fn cancel(client: &Client, id: &str) -> Outcome<SessionView> {
+    client.post(&format!("/api/auth/session/{id}/cancel"), &json!({})).await
 }
 
 /// Starts a sign-in; repeated on the way, it is still one.
@@ -154,9 +190,9 @@ impl Shown {
         }
     }
 
-    fn line(&self, text: &str) {
+    fn waiting(&self, what: &str) {
         if let Some(progress) = &self.progress {
-            progress.line(text);
+            progress.waiting(what);
         }
     }
 }
@@ -167,5 +203,18 @@ fn open_browser(link: &str) {
         Command::new("xdg-open").arg(link).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     if let Err(error) = opened {
         tracing::warn!(%error, "xdg-open did not start; open the printed link yourself");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_counts_when_it_was_reached() {
+        let view = |stage, ok| Event::Stage(StageView { stage, ok, at_ms: 7.5, errno: None, detail: None });
+        assert_eq!(at(&view(Stage::Reachable, true), Stage::Reachable), Some(7.5));
+        assert_eq!(at(&view(Stage::Reachable, false), Stage::Reachable), None);
+        assert_eq!(at(&view(Stage::AgentUp, true), Stage::Reachable), None);
     }
 }

@@ -6,89 +6,12 @@
 
 mod support;
 
-use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
+use support::guest::{BOOT, Guest, config_of};
 use support::{Daemon, Wanted, text};
-
-/// A distribution under systemd on an emulated CPU that others use too.
-const BOOT: Duration = Duration::from_secs(180);
-
-const OF_NETWORK: [&str; 4] = ["link_up", "address_set", "route_set", "gateway_reachable"];
-
-/// A machine of an image, awaited until it is ready.
-struct Guest {
-    daemon: Daemon,
-    vm: String,
-    addr: Ipv4Addr,
-    /// Stages with their times, as they happened.
-    stages: Vec<(String, f64)>,
-    console: String,
-}
-
-impl Guest {
-    async fn boot(image: &str, config: &str) -> Self {
-        let config = format!("boot_deadline_s = 180\nprovider_images = {{ shell = {image:?} }}\n{config}");
-        let daemon = Daemon::start(&Wanted { config: &config, ..Wanted::default() }).await;
-        let started = daemon.start_session("u1", "shell").await;
-        let session = daemon.wait_for(text(&started, "sessionId"), &["awaiting_user"], BOOT).await;
-        let vm = text(&session, "vmId").to_owned();
-        let timeline = daemon.stages(&vm).await;
-        assert!(timeline.iter().all(|entry| entry["ok"] == true), "{timeline:?}");
-        let stage = |entry: &Value| (text(entry, "stage").to_owned(), entry["atMs"].as_f64().unwrap());
-        let stages: Vec<_> = timeline.iter().map(stage).collect();
-        assert!(stages.windows(2).all(|pair| pair[0].1 <= pair[1].1), "times decrease: {stages:?}");
-        assert_eq!(stages.last().unwrap().0, "ready");
-        assert_eq!(stages.len(), 19, "{stages:?}");
-        println!("{image}: reachable after {:.0} ms", stages[17].1);
-        let console = daemon.at.vms_dir().join(format!("vm-{vm}/console.log"));
-        let console = std::fs::read_to_string(console).unwrap();
-        let addr = text(&started, "browserIP").parse().unwrap();
-        Self { daemon, vm, addr, stages, console }
-    }
-
-    /// Who became PID 1, and how the agent lives beside it, as init said.
-    fn assert_handed_over(&self, kind: &str, mode: &str) {
-        let line = self.console.lines().find(|line| line.contains("\"stage\":\"handed_over\"")).unwrap();
-        assert!(line.contains(&format!("\"kind\":\"{kind}\"")), "{line}");
-        assert!(line.contains(&format!("\"mode\":\"{mode}\"")), "{line}");
-    }
-
-    fn place(&self, wanted: &str) -> usize {
-        self.stages.iter().position(|(stage, _)| stage == wanted).unwrap()
-    }
-
-    /// The network came up before the root was mounted, by airlock-init.
-    fn assert_owned_by_airlock(&self) {
-        assert!(OF_NETWORK.iter().all(|stage| self.place(stage) < self.place("root_mounted")), "{:?}", self.stages);
-    }
-
-    /// The network came up beside the agent, by a manager of the image.
-    fn assert_owned_by_the_image(&self) {
-        assert!(OF_NETWORK.iter().all(|stage| self.place(stage) > self.place("handed_over")), "{:?}", self.stages);
-    }
-
-    /// What the image's own application serves; it starts beside the agent, so it may be a moment later.
-    async fn page(&self, path: &str) -> String {
-        for _ in 0..100 {
-            if let Some(page) = self.try_get(8000, path) {
-                return page;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        panic!("nothing at {path}:\n{}", self.console);
-    }
-
-    /// One request over the guest's network.
-    fn try_get(&self, port: u16, path: &str) -> Option<String> {
-        let url = format!("http://{}:{port}{path}", self.addr);
-        let namespace = self.daemon.at.namespace.as_str();
-        let curl = ["curl", "--silent", "--fail", "--max-time", "2", url.as_str()];
-        let out = self.daemon.cli(&[&["net", "exec", "--namespace", namespace, "--"][..], &curl].concat());
-        out.status.success().then(|| String::from_utf8(out.stdout).unwrap())
-    }
-}
 
 #[tokio::test]
 async fn debian_under_systemd_is_handed_over() {
@@ -168,23 +91,40 @@ async fn a_script_of_the_image_owns_the_interface_and_its_markers_are_on_the_con
     }
 }
 
-/// Its health does not depend on what it says.
+/// Its health does not depend on what it says, and that it says nothing is said.
 #[tokio::test]
 async fn a_script_that_says_nothing_on_the_console_is_healthy_all_the_same() {
     need_vms!();
     let guest = Guest::boot("seed-quiet", "").await;
     guest.assert_owned_by_the_image();
     assert!(!guest.console.contains("Network Setup Script Started"), "{}", guest.console);
+    guest.says("Login Prompts").await;
+    for id in [&guest.vm, &guest.session] {
+        let out = guest.daemon.cli(&["diagnose", id.as_str(), "--json"]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let verdict: Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!((&verdict["verdict"], &verdict["stage"]), (&"healthy".into(), &Value::Null), "{verdict}");
+        assert_eq!(verdict["also"], serde_json::json!(["unit_output_not_on_console"]), "{verdict}");
+        let line = verdict["evidence"].as_array().unwrap().iter().find(|seen| seen["line"].is_u64()).unwrap();
+        let number = usize::try_from(line["line"].as_u64().unwrap()).unwrap();
+        assert!(text(line, "text").contains("Finished network-setup"), "{verdict}");
+        assert!(guest.said().lines().nth(number - 1).unwrap().contains("network-setup.ser"), "{verdict}");
+        assert!(text(&verdict, "remedy").contains("StandardOutput=journal+console"), "{verdict}");
+    }
+    // The log alone says the same.
+    let console = guest.daemon.at.vms_dir().join(format!("vm-{}/console.log", guest.vm));
+    let out = guest.daemon.cli(&["diagnose", "--console", console.to_str().unwrap(), "--json"]);
+    let verdict: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((&verdict["verdict"], &verdict["also"][0]), (&"healthy".into(), &"unit_output_not_on_console".into()));
 }
 
 #[tokio::test]
 async fn an_address_that_is_taken_is_put_back_and_the_timeline_says_so() {
     need_vms!();
     let guest = Guest::boot("thief", "").await;
-    let vm = guest.vm.as_str();
     let noted = async {
         loop {
-            let timeline = guest.daemon.stages(vm).await;
+            let timeline = guest.daemon.stages(&guest.vm).await;
             let set = timeline.iter().find(|entry| entry["stage"] == "address_set").unwrap();
             if let Some(detail) = set["detail"].as_str() {
                 return detail.to_owned();
@@ -192,26 +132,92 @@ async fn an_address_that_is_taken_is_put_back_and_the_timeline_says_so() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let console = guest.daemon.at.vms_dir().join(format!("vm-{vm}/console.log"));
-    let said = || std::fs::read_to_string(&console).unwrap();
     let Ok(detail) = tokio::time::timeout(Duration::from_secs(60), noted).await else {
-        panic!("no conflict in the timeline:\n{}", said());
+        panic!("no conflict in the timeline:\n{}", guest.said());
     };
     assert!(detail.ends_with("put back"), "{detail}");
+    guest.says("thief: done").await;
     // In the end the leased address is there and nothing else.
-    let leased = serde_json::json!([format!("{}/24", guest.addr)]);
     let settled = async {
-        loop {
-            let health = guest.try_get(8080, "/health").and_then(|text| serde_json::from_str(&text).ok());
-            let health: Value = health.unwrap_or_default();
-            let addresses = health["addresses"].as_array().cloned().unwrap_or_default();
-            let addresses = Value::from_iter(addresses.into_iter().map(|address| address["addr"].clone()));
-            if said().contains("thief: done") && addresses == leased {
-                return;
-            }
+        while guest.addresses() != [format!("{}/24", guest.addr)] {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(60), settled).await.is_ok(), "{}", said());
-    assert!(said().contains("address_owner_conflict"), "{}", said());
+    assert!(tokio::time::timeout(Duration::from_secs(60), settled).await.is_ok(), "{}", guest.said());
+    assert!(guest.said().contains("address_owner_conflict"), "{}", guest.said());
+}
+
+/// The same, but the image says that this is the machine's end.
+#[tokio::test]
+async fn an_address_that_is_taken_ends_a_machine_whose_image_wants_it_so() {
+    need_vms!();
+    let config = config_of("thief-fail", "");
+    let daemon = Daemon::start(&Wanted { config: &config, ..Wanted::default() }).await;
+    let started = daemon.start_session("u1", "shell").await;
+    let failed = daemon.wait_for(text(&started, "sessionId"), &["failed"], BOOT).await;
+    assert_eq!(text(&failed, "cause"), "address_owner_conflict");
+    let message = failed["error"]["message"].as_str().unwrap();
+    let taken = format!("removed {}/24 from eth0", text(&started, "browserIP"));
+    // A BusyBox that asks for a lease is run by ifupdown everywhere but here.
+    assert!(message.contains("ifupdown") && message.contains(&taken), "{failed}");
+    assert!(!text(&failed, "remedy").is_empty(), "{failed}");
+    let evidence = daemon.at.state.path().join("evidence").join(text(&failed, "evidenceId"));
+    let kept = |file: &str| std::fs::read_to_string(evidence.join(file)).unwrap();
+    assert!(kept("failure.json").contains("address_owner_conflict"), "{}", kept("failure.json"));
+    assert!(kept("failure.json").contains("ifupdown"), "{}", kept("failure.json"));
+    // The client it was is the last to be seen on the console.
+    assert!(kept("console.log").contains("udhcpc: started"), "{}", kept("console.log"));
+    daemon.cli(&["vm", "destroy", text(&failed, "vmId")]);
+    daemon.at.assert_nothing_left();
+}
+
+/// What one machine of the image `identity` says of itself now, and when that was read, in seconds since the epoch.
+async fn identity(daemon: &Daemon, vm: &str) -> (HashMap<String, String>, u64) {
+    let console = daemon.at.vms_dir().join(format!("vm-{vm}/console.log"));
+    let lines = || {
+        let said = String::from_utf8_lossy(&std::fs::read(&console).unwrap()).replace('\r', "");
+        said.lines()
+            .filter(|line| line.starts_with("identity: ") && line.ends_with(" end"))
+            .map(str::to_owned)
+            .collect()
+    };
+    let (old, start): (Vec<String>, _) = (lines(), Instant::now());
+    loop {
+        let new: Vec<String> = lines();
+        if let Some(line) = new.get(old.len()..).and_then(|new| new.last()) {
+            let pairs = line.split(' ').filter_map(|word| word.split_once('='));
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+            return (pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect(), now);
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "it says nothing of itself: {old:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn two_machines_have_what_they_were_told_and_are_not_the_same() {
+    need_vms!();
+    let config = config_of("identity", "");
+    let tables = "[network.guest]\ndns = [\"192.168.100.1\", \"198.51.100.53\"]\nsearch = [\"a.example\", \"b.example\"]\n\
+                  mtu = 1400\n";
+    let daemon = Daemon::start(&Wanted { config: &config, tables, ..Wanted::default() }).await;
+    let mut seen: [HashSet<String>; 2] = Default::default();
+    for user in ["u1", "u2"] {
+        let started = daemon.start_session(user, "shell").await;
+        let session = daemon.wait_for(text(&started, "sessionId"), &["awaiting_user"], BOOT).await;
+        let vm = text(&session, "vmId");
+        let (told, now) = identity(&daemon, vm).await;
+        let is = |key: &str| told[key].as_str();
+        assert_eq!(
+            (is("mtu"), is("dns"), is("search")),
+            ("1400", "192.168.100.1,198.51.100.53,", "a.example,b.example,")
+        );
+        assert!(is("rng").starts_with("virtio_rng"), "{told:?}");
+        assert_eq!((is("machine"), is("host")), (vm.replace('-', "").as_str(), is("file")));
+        let clock: u64 = is("now").parse().unwrap();
+        assert!(clock.abs_diff(now) <= 2, "its clock shows {clock}, the host's {now}");
+        for (seen, key) in seen.iter_mut().zip(["machine", "host"]) {
+            assert!(seen.insert(told[key].clone()), "{key} of both is {}", told[key]);
+        }
+    }
 }

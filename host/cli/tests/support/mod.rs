@@ -6,6 +6,8 @@
 // Each test binary uses a part of this module.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+pub mod guest;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
@@ -47,6 +49,8 @@ pub fn images() -> PathBuf {
 pub struct Wanted<'a> {
     /// More lines of the configuration, before its tables.
     pub config: &'a str,
+    /// More tables of the configuration.
+    pub tables: &'a str,
     /// `[network] subnet`.
     pub subnet: &'a str,
     /// The demonstration server's password; none: it is off.
@@ -55,7 +59,7 @@ pub struct Wanted<'a> {
 
 impl Default for Wanted<'_> {
     fn default() -> Self {
-        Self { config: "", subnet: "192.168.100.1/24", demo_password: None }
+        Self { config: "", tables: "", subnet: "192.168.100.1/24", demo_password: None }
     }
 }
 
@@ -85,10 +89,11 @@ impl Installation {
             format!("[demo_idp]\nenabled = true\nuser = \"alice\"\npassword = \"{password}\"\n")
         });
         let text = format!(
-            "state_dir = {:?}\nlisten = \"127.0.0.1:{port}\"\n{}\n[network]\nnamespace = \"{namespace}\"\nsubnet = \"{}\"\n{demo}",
+            "state_dir = {:?}\nlisten = \"127.0.0.1:{port}\"\n{}\n[network]\nnamespace = \"{namespace}\"\nsubnet = \"{}\"\n{demo}{}",
             state.path(),
             wanted.config,
-            wanted.subnet
+            wanted.subnet,
+            wanted.tables
         );
         fs::write(&config, text).unwrap();
         Self { state, namespace, port, config }
