@@ -395,7 +395,7 @@ impl ImageError {
             Self::RootTooSmall { needed, .. } => format!("ask for at least {} MiB", needed.div_ceil(1 << 20)),
             Self::ImportLacks { wanted, .. } => format!("put a {} there", wanted.first().unwrap_or(&"file")),
             Self::KernelElf { .. } => {
-                "give the kernel as vmlinux, or a bzImage packed with gzip, xz or zstd".to_owned()
+                "give the kernel as vmlinux, or a bzImage packed with gzip, lz4, xz or zstd".to_owned()
             }
             Self::KernelMissing { .. } | Self::KernelFormat { .. } => {
                 "name a kernel image package as kernel_package, e.g. linux-image-cloud-amd64".to_owned()

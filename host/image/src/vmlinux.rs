@@ -60,6 +60,7 @@ pub(crate) fn of_bzimage(image: &[u8]) -> Result<Vec<u8>, VmlinuxFault> {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             zstd::Decoder::new(payload).and_then(|decoder| decoder.single_frame().take(LIMIT).read_to_end(&mut plain))
         }
+        [0x02, 0x21, 0x4c, 0x18, blocks @ ..] => lz4_legacy(blocks, &mut plain),
         other => {
             let magic = other.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
             return Err(VmlinuxFault::Compression { magic });
@@ -70,6 +71,26 @@ pub(crate) fn of_bzimage(image: &[u8]) -> Result<Vec<u8>, VmlinuxFault> {
         return Err(VmlinuxFault::NoElf);
     }
     Ok(plain)
+}
+
+/// LZ4's first frame format, which only kernels still use: blocks of up to 8 MiB, each behind its packed size
+/// (`lz4_Frame_format.md`, "Legacy frame"). Behind the last one stands the plain length.
+fn lz4_legacy(mut blocks: &[u8], plain: &mut Vec<u8>) -> std::io::Result<usize> {
+    const BLOCK: usize = 8 << 20;
+    const LENGTH: usize = 4;
+    let damaged = |why: String| std::io::Error::new(std::io::ErrorKind::InvalidData, why);
+    while blocks.len() > LENGTH {
+        let (size, rest) = blocks.split_at(LENGTH);
+        let size = size.try_into().map_or(0, u32::from_le_bytes);
+        let packed = usize::try_from(size).ok().and_then(|size| rest.get(..size));
+        let packed = packed.ok_or_else(|| damaged(format!("a block of {size} bytes is not there")))?;
+        let start = plain.len();
+        plain.resize(start + BLOCK, 0);
+        let written = lz4_flex::block::decompress_into(packed, &mut plain[start..]);
+        plain.truncate(start + written.map_err(|err| damaged(err.to_string()))?);
+        blocks = &rest[packed.len()..];
+    }
+    Ok(plain.len())
 }
 
 /// The release that a kernel's ELF file names, as `uname -r` prints it.
@@ -147,7 +168,10 @@ mod tests {
             .stdout;
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         encoder.write_all(&plain).unwrap();
-        for packed in [xz, zstd::encode_all(&plain[..], 1).unwrap(), encoder.finish().unwrap()] {
+        let block = lz4_flex::block::compress(&plain);
+        let size = u32::try_from(block.len()).unwrap().to_le_bytes();
+        let lz4 = [&[0x02, 0x21, 0x4c, 0x18][..], &size, &block].concat();
+        for packed in [xz, zstd::encode_all(&plain[..], 1).unwrap(), encoder.finish().unwrap(), lz4] {
             let with_length = [packed.as_slice(), &u32::try_from(plain.len()).unwrap().to_le_bytes()].concat();
             assert!(of_bzimage(&bzimage(&with_length)).unwrap() == plain);
         }
@@ -157,7 +181,7 @@ mod tests {
     fn what_is_no_kernel_is_named() {
         assert!(matches!(of_bzimage(b"MZ"), Err(VmlinuxFault::NoBzImage)));
         assert!(
-            matches!(of_bzimage(&bzimage(b"\x02\x21\x4c\x18lz4")), Err(VmlinuxFault::Compression { magic }) if magic.starts_with("02214c18"))
+            matches!(of_bzimage(&bzimage(b"BZh91AY")), Err(VmlinuxFault::Compression { magic }) if magic.starts_with("425a68"))
         );
         let text = zstd::encode_all(&b"no kernel"[..], 1).unwrap();
         assert!(matches!(of_bzimage(&bzimage(&text)), Err(VmlinuxFault::NoElf)));
