@@ -207,6 +207,8 @@ impl BuildRecord {
         match outcome {
             Ok(image) => {
                 self.state = BuildState::Published;
+                // What this build had no use for is not waited for any more.
+                self.stages.retain(|stage| stage.elapsed_ms.is_some());
                 self.image = Some(image.reference());
             }
             Err(error) => {
