@@ -20,7 +20,7 @@ use crate::error::ImageError;
 use crate::files;
 use crate::foreign;
 use crate::gate::BootTest;
-use crate::guest_programs::{BUILD_ID, guest_programs};
+use crate::guest_programs::GuestSet;
 use crate::initramfs;
 use crate::kernel::KernelEntry;
 use crate::lock::BuildLock;
@@ -49,6 +49,8 @@ pub struct BuildOptions {
     pub refresh: bool,
     /// Wait for another build in the same state directory; without it that build is a refusal.
     pub wait: bool,
+    /// Init, agent and their companions.
+    pub guest: GuestSet,
     /// Boots the image before it is published; without it the image is unverified.
     pub boot_test: Option<BootTest>,
     /// Ends the build from outside.
@@ -58,7 +60,14 @@ pub struct BuildOptions {
 impl BuildOptions {
     /// A build in `state_dir` that takes what the cache has, waits for others and tests no boot.
     pub fn at(state_dir: impl Into<PathBuf>) -> Self {
-        Self { state_dir: state_dir.into(), refresh: false, wait: true, boot_test: None, cancel: Cancel::new() }
+        Self {
+            state_dir: state_dir.into(),
+            refresh: false,
+            wait: true,
+            guest: GuestSet::embedded(),
+            boot_test: None,
+            cancel: Cancel::new(),
+        }
     }
 }
 
@@ -116,8 +125,8 @@ pub fn build(
     let loaded = &rootfs.complete(loaded);
     let unfinished = Unfinished::create(state.images().join(format!("{UNFINISHED}{}", loaded.recipe.name)))?;
     reporter.stage(BuildStage::Initramfs, |reporter| {
-        let bytes = initramfs(loaded, &kernel)?;
-        reporter.line(&format!("initramfs of {} KiB, build id {BUILD_ID}", bytes.len() / 1024));
+        let bytes = initramfs(loaded, &kernel, options.guest)?;
+        reporter.line(&format!("initramfs of {} KiB, build id {}", bytes.len() / 1024, options.guest.build_id));
         let path = unfinished.path.join(INITRAMFS_FILE);
         fs::write(&path, bytes).map_err(ImageError::io("write", &path))?;
         Ok(((), false))
@@ -127,7 +136,7 @@ pub fn build(
             place(&kernel.path(file), &unfinished.path.join(file))?;
         }
         place(&rootfs.rootfs_path(), &unfinished.path.join(rootfs.file_name()))?;
-        let manifest = manifest(loaded, origin, &kernel, &rootfs, &unfinished.path)?;
+        let manifest = manifest(loaded, origin, options.guest, &kernel, &rootfs, &unfinished.path)?;
         let candidate = registry::prepare(&manifest, &unfinished.path)?;
         reporter.line(&format!("candidate {}", candidate.reference()));
         preflight::check(&candidate, &kernel.config()?, rootfs.root_seen(), reporter)?;
@@ -179,7 +188,7 @@ fn kernel(
     let unfinished = Unfinished::create(state.cache().join(format!("{UNFINISHED}{}", plan.kernel_entry)))?;
     let scratch = state.scratch()?;
     match &loaded.kernel {
-        None => KernelEntry::build(loaded, &unfinished.path, &scratch, reporter)?,
+        None => KernelEntry::build(loaded, &unfinished.path, &scratch, &Downloads::of(state), reporter)?,
         Some(file) => {
             let file = foreign::with_modules(loaded, file, &scratch, reporter)?;
             KernelEntry::build_from_file(loaded, &file, &unfinished.path, reporter)?;
@@ -218,7 +227,7 @@ fn rootfs(
     })
 }
 
-fn initramfs(loaded: &LoadedRecipe, kernel: &KernelEntry) -> Result<Vec<u8>, ImageError> {
+fn initramfs(loaded: &LoadedRecipe, kernel: &KernelEntry, guest: GuestSet) -> Result<Vec<u8>, ImageError> {
     let strips = strip::is_allowed(&kernel.config()?);
     let read = |name: &String| {
         let module = kernel.read_module(name)?;
@@ -227,13 +236,15 @@ fn initramfs(loaded: &LoadedRecipe, kernel: &KernelEntry) -> Result<Vec<u8>, Ima
     let modules = kernel.modules().iter().map(read).collect::<Result<Vec<_>, ImageError>>()?;
     let (first, later) = strip::network_first(modules);
     let names = |modules: &[(String, Vec<u8>)]| modules.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
-    let config = initramfs::guest_config(&loaded.recipe, kernel.release(), &names(&first), &names(&later));
-    initramfs::assemble(&config, guest_programs(), &[first, later].concat())
+    let config =
+        initramfs::guest_config(&loaded.recipe, guest.build_id, kernel.release(), &names(&first), &names(&later));
+    initramfs::assemble(&config, guest.programs, &[first, later].concat())
 }
 
 fn manifest(
     loaded: &LoadedRecipe,
     origin: Origin,
+    guest: GuestSet,
     kernel: &KernelEntry,
     rootfs: &RootfsEntry,
     dir: &Path,
@@ -249,7 +260,7 @@ fn manifest(
         format: FORMAT,
         name: recipe.name.clone(),
         recipe_digest: loaded.digest()?,
-        build_id: BUILD_ID.to_owned(),
+        build_id: guest.build_id.to_owned(),
         epoch: recipe.epoch,
         suite: recipe.suite.clone(),
         memory_mib: recipe.memory_mib,

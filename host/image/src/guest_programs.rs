@@ -19,6 +19,22 @@ pub struct GuestProgram {
     pub bytes: &'static [u8],
 }
 
+/// Guest programs of one build.
+#[derive(Debug, Clone, Copy)]
+pub struct GuestSet {
+    /// What init and agent say that they are.
+    pub build_id: &'static str,
+    /// By name.
+    pub programs: &'static [GuestProgram],
+}
+
+impl GuestSet {
+    /// The programs that this library carries.
+    pub fn embedded() -> Self {
+        Self { build_id: BUILD_ID, programs: guest_programs() }
+    }
+}
+
 /// Every embedded program, by name.
 pub fn guest_programs() -> &'static [GuestProgram] {
     PROGRAMS

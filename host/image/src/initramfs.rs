@@ -6,7 +6,7 @@ use airlock_protocol::paths::{INITRAMFS_BIN, INITRAMFS_CONFIG, INITRAMFS_MODULES
 use crate::cpio::Archive;
 use crate::elf;
 use crate::error::ImageError;
-use crate::guest_programs::{BUILD_ID, GuestProgram, INIT};
+use crate::guest_programs::{GuestProgram, INIT};
 use crate::recipe::Recipe;
 
 /// Mount points and directories that init expects.
@@ -16,12 +16,13 @@ const DIRECTORIES: &[&str] =
 /// The guest configuration of a recipe.
 pub(crate) fn guest_config(
     recipe: &Recipe,
+    build_id: &str,
     kernel_release: &str,
     modules: &[String],
     later_modules: &[String],
 ) -> GuestConfig {
     GuestConfig {
-        build_id: BUILD_ID.to_owned(),
+        build_id: build_id.to_owned(),
         kernel_release: kernel_release.to_owned(),
         modules: modules.to_vec(),
         later_modules: later_modules.to_vec(),
@@ -75,7 +76,7 @@ mod tests {
     #[test]
     fn everything_is_where_init_looks_for_it() {
         let recipe = LoadedRecipe::load("base").unwrap().recipe;
-        let config = guest_config(&recipe, "6.1.0", &["virtio.ko".to_owned()], &[]);
+        let config = guest_config(&recipe, "build", "6.1.0", &["virtio.ko".to_owned()], &[]);
         let modules = [("virtio.ko".to_owned(), b"module".to_vec())];
         let bytes = assemble(&config, guest_programs(), &modules).unwrap();
         assert_eq!(bytes, assemble(&config, guest_programs(), &modules).unwrap());

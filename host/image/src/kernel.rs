@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
+use crate::downloads::Downloads;
 use crate::elf;
 use crate::error::ImageError;
 use crate::manifest::KernelFormat;
@@ -78,11 +79,12 @@ impl KernelEntry {
         loaded: &LoadedRecipe,
         dir: &Path,
         scratch: &Scratch,
+        downloads: &Downloads,
         reporter: &mut Reporter<'_>,
     ) -> Result<(), ImageError> {
         let root = scratch.join("kernel");
         let run = plan::fetch_kernel(loaded, &root.to_string_lossy(), &scratch.path().to_string_lossy());
-        run.run(reporter).map_err(|err| package_unknown(loaded, err))?;
+        downloads.offer(run, reporter)?.run(reporter).map_err(|err| package_unknown(loaded, err))?;
         let release = find_release(&root, &loaded.recipe.kernel_package)?;
         let vmlinuz = root.join(format!("boot/vmlinuz-{release}"));
         let bytes = fs::read(&vmlinuz).map_err(ImageError::io("read", &vmlinuz))?;
@@ -284,7 +286,9 @@ fn take_modules(
     reporter: &mut Reporter<'_>,
 ) -> Result<Vec<String>, ImageError> {
     let read = |name: &str| fs::read_to_string(dir.join(name)).map_err(ImageError::io("read", &dir.join(name)));
-    let index = ModuleIndex::parse(&read("modules.dep")?, &read("modules.builtin")?);
+    // A directory of modules that somebody put together may have no list of what is built in.
+    let built_in = read("modules.builtin").unwrap_or_default();
+    let index = ModuleIndex::parse(&read("modules.dep")?, &built_in);
     let order = index
         .load_order(wanted.iter().map(String::as_str))
         .map_err(|source| ImageError::ModuleMissing { release: release.to_owned(), source })?;

@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use airlock_image::{BuildEvent, BuildOptions, BuildStage, GoldenImage, ImageError, LoadedRecipe, Registry, build};
+use airlock_image::guest_programs::{GuestProgram, GuestSet, guest_programs};
+use airlock_image::{
+    BuildEvent, BuildOptions, BuildStage, GoldenImage, ImageError, LoadedRecipe, Registry, RootSource, build,
+};
 
 struct State {
     path: PathBuf,
@@ -97,6 +100,130 @@ fn real_base_is_built_reused_verified_and_its_damage_named() {
     let (repaired, _) = build_quietly(&recipe, &state, false);
     assert_eq!(repaired.digest, image.digest);
     registry.verify(&repaired).unwrap();
+}
+
+/// What a developer of the guest does all day: only the initramfs is made anew.
+#[test]
+fn real_base_with_another_agent_is_built_in_seconds() {
+    let state = state();
+    let (image, _) = build_quietly("base", &state, false);
+    let changed: Vec<GuestProgram> = guest_programs()
+        .iter()
+        .map(|program| {
+            let bytes: &'static [u8] = [program.bytes, b"changed"].concat().leak();
+            GuestProgram { bytes, ..*program }
+        })
+        .collect();
+    let guest = GuestSet { build_id: "0123456789abcdef", programs: changed.leak() };
+    let options = BuildOptions { guest, ..BuildOptions::at(&state.path) };
+    let begun = Instant::now();
+    let again = build(&LoadedRecipe::load("base").unwrap(), &options, &mut |_| {}).unwrap();
+    let elapsed = begun.elapsed();
+    println!("base with another agent: {} ms", elapsed.as_millis());
+    assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
+    let (old, new) = (&image.manifest, &again.manifest);
+    assert_ne!(old.files.initramfs.sha256, new.files.initramfs.sha256);
+    assert_eq!((&old.files.rootfs, &old.files.kernel), (&new.files.rootfs, &new.files.kernel));
+    assert_eq!(new.build_id, guest.build_id);
+    Registry::open(&state.path).unwrap().verify(&again).unwrap();
+}
+
+/// Another list of packages fetches only what is new, and an ext4 root of the same recipe is the same bytes twice.
+#[test]
+fn real_changed_package_list_reuses_what_was_fetched_and_ext4_is_reproducible() {
+    let state = state();
+    build_quietly("base", &state, false);
+    let debs = state.path.join("cache/downloads/debs");
+    let count = || fs::read_dir(&debs).unwrap().count();
+    let before = count();
+    let dir = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../images/base.toml")).unwrap();
+    let text = text.replace("[\"ca-certificates\"]", "[\"ca-certificates\", \"hello\"]");
+    let text = text.replace("name = \"base\"", "name = \"more\"\nroot_fs = \"ext4\"\nroot_size_mib = 1024");
+    let file = dir.path().join("more.toml");
+    fs::write(&file, text).unwrap();
+    let recipe = file.to_str().unwrap();
+    let begun = Instant::now();
+    let (image, reused) = build_quietly(recipe, &state, false);
+    println!("one package more: {} ms", begun.elapsed().as_millis());
+    assert!(image.manifest.packages.contains_key("hello") && !reused[&BuildStage::Packages]);
+    // The kernel's modules differ (ext4 in the place of erofs), its package does not.
+    assert_eq!(count(), before + 1, "only hello was fetched");
+    assert_eq!(fs::metadata(image.rootfs_path()).unwrap().len(), 1 << 30);
+    let fsck = Command::new("e2fsck").args(["-f", "-n"]).arg(image.rootfs_path()).output().unwrap();
+    assert!(fsck.status.success(), "{}", String::from_utf8_lossy(&fsck.stdout));
+    let elsewhere = State { path: state.path.join("elsewhere"), _temporary: None };
+    fs::create_dir_all(elsewhere.path.join("cache")).unwrap();
+    std::os::unix::fs::symlink(state.path.join("cache/downloads"), elsewhere.path.join("cache/downloads")).unwrap();
+    let (copy, _) = build_quietly(recipe, &elsewhere, false);
+    assert_eq!(copy.digest, image.digest);
+    fs::remove_dir_all(&elsewhere.path).unwrap();
+}
+
+/// Refused archives in a whole build: the exact code, nothing published, nothing left, and the next build works.
+#[test]
+fn real_hostile_archives_are_refused_and_nothing_of_them_is_published() {
+    let state = state();
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir_all(tree.join("etc")).unwrap();
+    fs::write(tree.join("etc/hostname"), "x\n").unwrap();
+    std::os::unix::fs::symlink("/etc", tree.join("link")).unwrap();
+    fs::write(tree.join("zeros"), vec![0; 80 << 20]).unwrap();
+    let tar = |name: &str, args: &[&str]| {
+        let file = dir.path().join(name);
+        let mut tar = Command::new("tar");
+        let status = tar.arg("-C").arg(&tree).arg("-cf").arg(&file).args(args).stderr(Stdio::null()).status();
+        assert!(status.unwrap().success());
+        file
+    };
+    let cut = tar("cut.tar", &["zeros"]);
+    fs::File::options().write(true).open(&cut).unwrap().set_len(1 << 20).unwrap();
+    let cases = [
+        (tar("up.tar", &["-P", "--transform=s,^,../,", "etc/hostname"]), "archive_path_escapes"),
+        (tar("absolute.tar", &["-P", "--transform=s,^,/,", "etc/hostname"]), "archive_path_escapes"),
+        (tar("through.tar", &["link", "--transform=s,^etc/,link/,", "etc/hostname"]), "archive_link_escapes"),
+        (tar("bomb.tar.gz", &["--gzip", "zeros"]), "archive_bomb"),
+        (cut, "archive_damaged"),
+        (dir.path().join("none.tar"), "archive_unreadable"),
+    ];
+    for (file, code) in cases {
+        let loaded = LoadedRecipe::foreign("hostile", RootSource::Tar(file.clone())).unwrap();
+        let err = build(&loaded, &BuildOptions::at(&state.path), &mut |_| {}).unwrap_err();
+        assert_eq!(err.code(), code, "{}: {err}", file.display());
+        println!("{code:<24} {err}: {}", std::error::Error::source(&err).unwrap());
+    }
+    let registry = Registry::open(&state.path).unwrap();
+    assert_eq!(registry.find("hostile").unwrap_err().code(), "image_missing");
+    for place in ["images", "cache"] {
+        for entry in fs::read_dir(state.path.join(place)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            assert!(!name.starts_with('.') && !name.contains("hostile@"), "{name} is left");
+        }
+    }
+    let good = tar("good.tar.zst", &["--zstd", "etc"]);
+    let loaded = LoadedRecipe::foreign("hostile", RootSource::Tar(good)).unwrap();
+    let image = build(&loaded, &BuildOptions::at(&state.path), &mut |_| {}).unwrap();
+    registry.verify(&image).unwrap();
+}
+
+/// A package of the npm registry, installed by the host's npm.
+#[test]
+fn real_npm_package_is_in_the_root_and_in_the_manifest() {
+    let state = state();
+    let dir = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../images/no-init.toml")).unwrap();
+    let file = dir.path().join("tool.toml");
+    fs::write(&file, text.replace("name = \"no-init\"", "name = \"tool\"\nnpm = [\"semver@7.6.3\"]")).unwrap();
+    let (image, _) = build_quietly(file.to_str().unwrap(), &state, false);
+    assert_eq!(image.manifest.npm["semver"], "7.6.3");
+    let out = dir.path().join("out");
+    let extract = format!("--extract={}", out.display());
+    let fsck = Command::new("fsck.erofs").arg(extract).arg(image.rootfs_path()).output().unwrap();
+    assert!(fsck.status.success(), "{}", String::from_utf8_lossy(&fsck.stderr));
+    let package = fs::read_to_string(out.join("usr/local/lib/node_modules/semver/package.json")).unwrap();
+    assert!(package.contains("\"version\": \"7.6.3\""));
+    assert!(fs::symlink_metadata(out.join("usr/local/bin/semver")).unwrap().is_symlink());
 }
 
 #[test]
