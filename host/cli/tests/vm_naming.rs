@@ -37,6 +37,19 @@ async fn the_right_one_of_two_is_found_without_pci() {
     assert_eq!(guest.health().unwrap()["addresses"][0]["dev"], "eth1");
 }
 
+/// udev names it before its owner, networkd, sets it up: by its place on the PCI bus.
+#[tokio::test]
+async fn a_predictable_name_is_no_matter_where_the_image_owns_the_interface() {
+    need_vms!();
+    let guest = Guest::boot("net-networkd", "predictable_names = true\nextra_nics = 1").await;
+    guest.assert_owned_by_the_image();
+    let health = guest.health().unwrap();
+    let ours = &health["addresses"][0];
+    println!("net-networkd: the second NIC is called {}", ours["dev"]);
+    assert!(ours["dev"].as_str().unwrap().starts_with("en"), "{health}");
+    assert_eq!(ours["addr"], format!("{}/24", guest.addr));
+}
+
 /// Its image wants it to fail for any conflict, so that it lives proves that there was none.
 #[tokio::test]
 async fn an_interface_that_is_renamed_after_the_boot_is_followed() {
