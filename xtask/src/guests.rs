@@ -1,5 +1,5 @@
-//! `cargo xtask guests`: boots every recipe through a real daemon and shows which image becomes reachable, by whom its network is
-//! configured, how its interface is named, and how long that takes.
+//! `cargo xtask guests`: builds every recipe with `airlock image build`, boots it with `airlock login demo --until reachable`, and shows
+//! which image becomes reachable, by whom its network is configured, how its interface is named, and how long that takes.
 //!
 //! One VM at a time: under emulation a second would only slow the first. A cell that could not be tried (its image could not
 //! be built) is empty, and an empty cell fails the report as one that is not reachable does.
@@ -42,15 +42,30 @@ enum Naming {
     Predictable,
     /// By the kernel, behind another NIC.
     SecondNic,
+    /// By the kernel, on a machine without PCI.
+    Mmio,
+    /// By a program of the image, when the machine is up.
+    Renamed,
 }
 
+/// Images that are booted without PCI too: one without udev, one with. The bus changes nothing that depends on the network's owner.
+const WITHOUT_PCI: [&str; 2] = ["base", "debian-systemd"];
+/// The image that renames its interface.
+const RENAMED: &str = "renamed";
+
 impl Naming {
-    const ALL: [Self; 3] = [Self::Eth0, Self::Predictable, Self::SecondNic];
+    /// The ways in which an image is booted.
+    fn of(image: &str) -> Vec<Self> {
+        let mut all = vec![Self::Eth0, Self::Predictable, Self::SecondNic];
+        all.extend(WITHOUT_PCI.contains(&image).then_some(Self::Mmio));
+        if image == RENAMED { vec![Self::Renamed] } else { all }
+    }
 
     /// The lines of the daemon's configuration that lead to it.
     fn config(self) -> &'static str {
         match self {
-            Self::Eth0 => "",
+            Self::Eth0 | Self::Renamed => "",
+            Self::Mmio => "vmm.transport = \"mmio\"\n",
             Self::Predictable => "predictable_names = true\n",
             Self::SecondNic => "extra_nics = 1\n",
         }
@@ -61,6 +76,8 @@ impl Naming {
             Self::Eth0 => "eth0",
             Self::Predictable => "predictable",
             Self::SecondNic => "second-nic",
+            Self::Mmio => "mmio",
+            Self::Renamed => "renamed",
         }
     }
 }
@@ -98,9 +115,9 @@ pub fn report(args: &Args) -> Result<()> {
     let mut report = Report { cells: Vec::new(), empty: 0 };
     for (image, owner) in recipes(&root.join("images"), &args.only)? {
         let built = build(&program, &state_dir, &image);
-        for naming in Naming::ALL {
+        for naming in Naming::of(&image) {
             let tried = match &built {
-                Ok(()) => cell::boot(&program, &state_dir, &image, naming.config()),
+                Ok(()) => cell::boot(&program, &state_dir, &image, naming),
                 Err(error) => Err(anyhow::anyhow!("{error:#}")),
             };
             report.empty += usize::from(built.is_err());
@@ -189,6 +206,10 @@ mod tests {
         assert_eq!(owner("net-generator"), Some("systemd-networkd-generator"));
         assert_eq!(owner("seed"), Some("script"));
         assert!(recipes(&run::workspace_root().join("images"), &["bsae".to_owned()]).is_err());
+        for image in WITHOUT_PCI.iter().chain([&RENAMED]) {
+            assert!(owner(image).is_some(), "{image}");
+        }
+        assert!(all.iter().all(|(image, _)| !Naming::of(image).is_empty()));
     }
 
     #[test]

@@ -1,34 +1,27 @@
-//! One cell of the matrix: a daemon of its own, one session of the bare machine from the image, its timeline until `reachable`.
-//!
-//! Daemon, namespace and state directory are gone on every way out; the images are shared by links.
+//! One cell of the matrix: a daemon of its own and one `airlock login demo` with the image, until `reachable`.
 
-use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use airlock_api::session::{SessionView, StartRequest, StartResponse, Timeline};
+use airlock_api::session::{SessionView, StageView, Timeline};
 use airlock_protocol::Stage;
 use anyhow::{Context, Result, bail};
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 
-use crate::bench::http;
-use crate::daemon::{self, STOP_DEADLINE};
+use super::Naming;
+use crate::daemon::{Daemon, Wanted};
 use crate::run;
 
-/// Starts a machine and no login.
-const PROVIDER: &str = "shell";
+/// The provider that a person tries first, and the one without a login.
+const PROVIDERS: [&str; 2] = ["demo", "shell"];
 const BOOT_DEADLINE_S: u64 = 180;
-const ASK_EVERY: Duration = Duration::from_millis(50);
-
-struct Daemon {
-    child: Child,
-    addr: SocketAddr,
-    token: String,
-    namespace: String,
-    state: tempfile::TempDir,
-}
+/// What the image that renames its interface says when that is done, and what the agent says then.
+const RENAMED: [&str; 2] = ["renamed: done", "is called lan0 now"];
+/// How long that may take behind `reachable`.
+const RENAMED_WITHIN: Duration = Duration::from_secs(60);
+const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// How long a boot took, in milliseconds.
 #[derive(Debug, Clone, Copy)]
@@ -39,88 +32,135 @@ pub struct Times {
     pub network: u64,
 }
 
-/// Boots `image` until it is ready.
-pub fn boot(program: &Path, images: &Path, image: &str, config: &str) -> Result<Times> {
-    let daemon = Daemon::start(program, images, image, config)?;
-    let request = StartRequest { user_id: "guests".into(), provider: PROVIDER.into() };
-    let started: StartResponse = daemon.call("POST", "/api/auth/start", Some(&serde_json::to_string(&request)?))?;
-    let start = Instant::now();
-    loop {
-        let session: SessionView = daemon.call("GET", &format!("/api/auth/session/{}", started.session_id), None)?;
-        if session.is_over() {
-            let why = session.error.map(|error| error.message).unwrap_or_default();
-            let stage = session.stage.map_or("no stage", Stage::name);
-            bail!("{} at {stage}: {} ({why})", session.state, session.cause.unwrap_or_default());
-        }
-        let timeline: Timeline = daemon.call("GET", &format!("/api/vms/{}/timeline", session.vm_id), None)?;
-        if let Some(times) = times(&timeline) {
-            return Ok(times);
-        }
-        if start.elapsed() > Duration::from_secs(BOOT_DEADLINE_S + 20) {
-            bail!("the daemon did not judge the boot by its deadline: {session:?}");
-        }
-        std::thread::sleep(ASK_EVERY);
-    }
+/// One line of `airlock login --json`, as far as it is looked at.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Said {
+    reached: Option<Stage>,
+    timeline: Option<Timeline>,
+    session_id: Option<String>,
+    session: Option<SessionView>,
+    stage: Option<StageView>,
 }
 
-/// The times of a boot that is ready.
-fn times(timeline: &Timeline) -> Option<Times> {
-    let at = |wanted| timeline.stages.iter().find(|stage| stage.stage == wanted && stage.ok).map(|stage| stage.at_ms);
-    let (reachable, _) = (at(Stage::Reachable)?, at(Stage::Ready)?);
-    let network = at(Stage::RouteSet)? - at(Stage::InitStarted)?;
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds of one boot")]
-    let whole = |ms: f64| ms.round() as u64;
-    Some(Times { reachable: whole(reachable), network: whole(network) })
+/// Boots `image` until it is reachable; one that renames its interface must be so afterwards, too.
+pub fn boot(program: &Path, images: &Path, image: &str, naming: Naming) -> Result<Times> {
+    let provided = PROVIDERS.map(|provider| format!("{provider} = {image:?}")).join(", ");
+    let config =
+        format!("boot_deadline_s = {BOOT_DEADLINE_S}\n{}provider_images = {{ {provided} }}\n", naming.config());
+    let wanted = Wanted { name: "guests", config: &config, ..Wanted::default() };
+    let cell = Cell { program, daemon: Daemon::start(program, images, &wanted)? };
+    if naming == Naming::Renamed { cell.boot_and_rename() } else { cell.boot() }
 }
 
-impl Daemon {
-    fn start(program: &Path, images: &Path, image: &str, config: &str) -> Result<Self> {
-        let state = tempfile::Builder::new().prefix("airlock-guests-").tempdir().context("make a state directory")?;
-        for dir in ["images", "cache"] {
-            std::os::unix::fs::symlink(images.join(dir), state.path().join(dir)).context("link the images")?;
-        }
-        let addr = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let addr = addr.context("find a free port")?;
-        let namespace = format!("airlock-guests-{}", std::process::id());
-        let text = format!(
-            "state_dir = {:?}\nlisten = \"{addr}\"\nboot_deadline_s = {BOOT_DEADLINE_S}\n{config}\
-             provider_images = {{ {PROVIDER} = \"{image}\" }}\n\n[network]\nnamespace = \"{namespace}\"\n",
-            state.path()
-        );
-        let path = state.path().join("airlock.toml");
-        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        let out = File::create(state.path().join("daemon.log")).context("create the daemon's log")?;
-        let err = out.try_clone().context("share the daemon's log")?;
-        let mut serve = Command::new(program);
-        serve.args(["serve", "--config"]).arg(&path).stdin(Stdio::null()).stdout(out).stderr(err);
-        let child = serve.spawn().with_context(|| format!("start {}", program.display()))?;
-        let mut daemon = Self { child, addr, token: String::new(), namespace, state };
-        daemon.await_serving()?;
-        let token = std::fs::read_to_string(daemon.state.path().join("admin.token")).context("read the token")?;
-        daemon.token = token.trim().to_owned();
-        Ok(daemon)
+struct Cell<'a> {
+    program: &'a Path,
+    daemon: Daemon,
+}
+
+impl Cell<'_> {
+    fn airlock(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.program);
+        command.args(args).env("AIRLOCK_SERVER", self.daemon.at.base()).env_remove("AIRLOCK_TOKEN");
+        command.env("AIRLOCK_STATE_DIR", self.daemon.at.state.path()).stdin(Stdio::null());
+        command
     }
 
-    fn await_serving(&mut self) -> Result<()> {
+    /// `airlock login demo`, which ends its session when the machine is reachable.
+    fn boot(&self) -> Result<Times> {
+        let until = Stage::Reachable.name();
+        let out = self.airlock(&["login", PROVIDERS[0], "--user", "guests", "--until", until, "--json"]).output();
+        let out = out.context("run airlock login")?;
+        let said = String::from_utf8_lossy(&out.stdout);
+        let last = said.lines().last().context("airlock login said nothing")?;
+        let last: Said = serde_json::from_str(last).with_context(|| format!("read {last}"))?;
+        if let Said { reached: Some(_), timeline: Some(timeline), .. } = &last
+            && out.status.success()
+        {
+            return times(&timeline.stages);
+        }
+        let Some(session) = last.session else { bail!("airlock login ended with {}: {said}", out.status) };
+        let why = session.error.map(|error| error.message).unwrap_or_default();
+        let stage = session.stage.map_or("no stage", Stage::name);
+        bail!("{} at {stage}: {} ({why})", session.state, session.cause.unwrap_or_default())
+    }
+
+    /// `airlock login shell`, watched until the interface has its other name, and asked over the network then.
+    fn boot_and_rename(&self) -> Result<Times> {
+        let mut login = self.airlock(&["login", PROVIDERS[1], "--user", "guests", "--json"]);
+        let mut login = login.stdout(Stdio::piped()).spawn().context("run airlock login")?;
+        let outcome = self.watch_rename(&mut login);
+        // The machine goes with the daemon.
+        let _ = login.kill().and_then(|()| login.wait());
+        outcome
+    }
+
+    fn watch_rename(&self, login: &mut Child) -> Result<Times> {
+        let out = login.stdout.take().context("read what airlock login says")?;
+        let (mut stages, mut session) = (Vec::<StageView>::new(), None);
+        for line in BufReader::new(out).lines() {
+            let line = line.context("read what airlock login says")?;
+            let said: Said = serde_json::from_str(&line).with_context(|| format!("read {line}"))?;
+            session = session.or(said.session_id);
+            stages.extend(said.stage);
+            if stages.last().is_some_and(|stage| stage.stage == Stage::Reachable && stage.ok) {
+                break;
+            }
+        }
+        let times = times(&stages)?;
+        let id = session.context("airlock login named no session")?;
+        let session: SessionView = self.daemon.call("GET", &format!("/api/auth/session/{id}"), None)?;
+        let address = session.browser_ip.context("the session has no address")?;
         let start = Instant::now();
-        while http::request(self.addr, "GET", "/health", None, None, STOP_DEADLINE).is_err() {
-            let ended = self.child.try_wait().context("look at the daemon")?;
-            if ended.is_some() || start.elapsed() > STOP_DEADLINE {
-                let log = std::fs::read_to_string(self.state.path().join("daemon.log")).unwrap_or_default();
-                bail!("the daemon does not serve ({ended:?})\n{}", run::tail(&log, 20));
+        loop {
+            let console = output(self.airlock(&["vm", "console", &session.vm_id]))?;
+            if RENAMED.iter().all(|said| console.contains(said)) {
+                break;
+            }
+            if start.elapsed() > RENAMED_WITHIN {
+                bail!("the interface was not renamed: {}", run::tail(&console, 5));
             }
             std::thread::sleep(ASK_EVERY);
         }
-        Ok(())
-    }
-
-    fn call<T: DeserializeOwned>(&self, method: &str, path: &str, body: Option<&str>) -> Result<T> {
-        daemon::call(self.addr, &self.token, method, path, body)
+        let (namespace, url) = (self.daemon.at.namespace.as_str(), format!("http://{address}:8080/health"));
+        let curl = ["curl", "--silent", "--fail", "--max-time", "5", &url];
+        let asked = output(self.airlock(&[&["net", "exec", "--namespace", namespace, "--"][..], &curl].concat()));
+        asked.context("ask the machine behind its renamed interface").map(|_| times)
     }
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        daemon::end(&mut self.child, &self.namespace);
+/// What a command says, if it ends well.
+fn output(mut command: Command) -> Result<String> {
+    let out = command.output().with_context(|| format!("run {command:?}"))?;
+    if !out.status.success() {
+        bail!("{command:?}: {}: {}", out.status, run::tail(&String::from_utf8_lossy(&out.stderr), 5));
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// The times of a boot whose stages are these.
+fn times(stages: &[StageView]) -> Result<Times> {
+    let at = |wanted: Stage| {
+        let found = stages.iter().find(|stage| stage.stage == wanted && stage.ok).map(|stage| stage.at_ms);
+        found.with_context(|| format!("{wanted} is not among the stages"))
+    };
+    let network = at(Stage::RouteSet)? - at(Stage::InitStarted)?;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds of one boot")]
+    let whole = |ms: f64| ms.round() as u64;
+    Ok(Times { reachable: whole(at(Stage::Reachable)?), network: whole(network) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_is_timed_by_its_stages_or_says_which_one_is_missing() {
+        let stage = |stage, at_ms| StageView { stage, ok: true, at_ms, errno: None, detail: None };
+        let mut stages = vec![stage(Stage::InitStarted, 1500.4), stage(Stage::RouteSet, 1590.2)];
+        assert!(times(&stages).unwrap_err().to_string().contains("reachable"));
+        stages.push(stage(Stage::Reachable, 3000.6));
+        let times = times(&stages).unwrap();
+        assert_eq!((times.reachable, times.network), (3001, 90));
     }
 }
