@@ -7,6 +7,7 @@ mod bench;
 mod crash_matrix;
 mod daemon;
 mod deps;
+mod faults;
 mod guests;
 mod run;
 mod sizes;
@@ -34,6 +35,8 @@ enum Task {
     CrashMatrix(crash_matrix::Args),
     /// Boot every image and show which becomes reachable.
     Guests(guests::Args),
+    /// Produce faults on real machines and compare what Airlock says of them.
+    Faults(faults::Args),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -55,6 +58,7 @@ fn perform(task: &Task) -> Result<()> {
         Task::Sizes(args) => sizes::report(args),
         Task::CrashMatrix(args) => crash_matrix::report(args),
         Task::Guests(args) => guests::report(args),
+        Task::Faults(args) => faults::report(args),
         Task::Bench(bench) => bench::run(bench),
     }
 }

@@ -1,0 +1,27 @@
+//! The faults, by what is broken.
+
+mod cmdline;
+mod daemon;
+mod display;
+mod guest;
+mod host;
+mod image;
+mod live;
+mod units;
+
+use super::fault::Fault;
+
+/// Every fault, in the order in which they are produced.
+pub fn all() -> Vec<Fault> {
+    [
+        image::faults(),
+        cmdline::faults(),
+        host::faults(),
+        guest::faults(),
+        live::faults(),
+        daemon::faults(),
+        units::faults(),
+        display::faults(),
+    ]
+    .concat()
+}
