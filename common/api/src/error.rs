@@ -32,6 +32,9 @@ pub struct ErrorDetail {
     /// Evidence bundle that was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence_id: Option<String>,
+    /// The last lines of the machine's console. The text is the guest's and not to be trusted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub console_end: Vec<String>,
     /// Id of the request in the daemon's log; absent where the error is not an answer to a request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,

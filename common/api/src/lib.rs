@@ -9,12 +9,14 @@
 //! * [`build`] (builds of images)
 //! * [`dhcp`] (the server that hands out addresses)
 //! * [`evidence`] (what is kept of machines that failed)
+//! * [`diagnosis`] (what is wrong with a machine)
 //! * [`error`] (the one error body)
 
 pub mod build;
 pub mod catalog;
 pub mod credential;
 pub mod dhcp;
+pub mod diagnosis;
 pub mod error;
 pub mod evidence;
 pub mod health;

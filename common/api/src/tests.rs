@@ -86,6 +86,7 @@ fn an_error_body_round_trips() {
             stage: Some(Stage::LinkFound),
             remedy: Some("r".into()),
             evidence_id: Some("e".into()),
+            console_end: vec!["last words".into()],
             request_id: Some("q".into()),
         },
     };
@@ -93,7 +94,7 @@ fn an_error_body_round_trips() {
     assert_eq!(
         value,
         json!({"error": {"code": "boot_failed", "message": "m", "cause": "link_missing", "stage": "link_found",
-                         "remedy": "r", "evidenceId": "e", "requestId": "q"}})
+                         "remedy": "r", "evidenceId": "e", "consoleEnd": ["last words"], "requestId": "q"}})
     );
     assert_eq!(serde_json::from_value::<ErrorBody>(value).unwrap(), body);
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{credentials, demo_idp, evidence, image, login, net, reconcile, serve, session, token, up, vm};
+use crate::{credentials, demo_idp, diagnose, evidence, image, login, net, reconcile, serve, session, token, up, vm};
 
 /// Sign-ins inside disposable machines.
 #[derive(Debug, Parser)]
@@ -41,6 +41,8 @@ pub enum Command {
     Serve(serve::ServeArgs),
     /// Say what this host can and cannot do; exit 1 if a start would fail
     Doctor,
+    /// Say why a machine is not reachable: the first broken stage, the cause, what proves it, what to do
+    Diagnose(diagnose::DiagnoseArgs),
     /// Start a sign-in, show its boot, print the viewer link, wait for the outcome
     Login(login::LoginArgs),
     /// Sign-ins
@@ -86,6 +88,8 @@ mod tests {
             "airlock up --no-demo",
             "airlock serve --config F --state-dir D --listen 127.0.0.1:4000 --check-config",
             "airlock doctor --json",
+            "airlock diagnose 1 --json",
+            "airlock diagnose --console F --cmdline ip=dhcp --json",
             "airlock login demo --user u --open --json",
             "airlock login demo --user u --until reachable",
             "airlock session ls --user u",
@@ -119,6 +123,9 @@ mod tests {
             "airlock login demo --user u --until soon",
             "airlock login demo --user u --until ready --open",
             "airlock net exec",
+            "airlock diagnose",
+            "airlock diagnose 1 --console F",
+            "airlock diagnose 1 --cmdline x",
             "airlock evidence rm",
             "airlock image rm",
             "airlock image diff base",

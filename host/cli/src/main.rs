@@ -6,6 +6,7 @@ mod config;
 mod credentials;
 mod daemon;
 mod demo_idp;
+mod diagnose;
 mod doctor;
 mod evidence;
 mod failure;
@@ -37,6 +38,7 @@ async fn main() -> ExitCode {
         Command::Up(args) => up::run(&global, args).await,
         Command::Serve(args) => serve::run(&global, args).await,
         Command::Doctor => doctor::run(&global).await,
+        Command::Diagnose(args) => diagnose::run(&global, args).await,
         Command::Login(args) => login::run(&global, args).await,
         Command::Session(command) => session::run(&global, command).await,
         Command::Vm(command) => vm::run(&global, command).await,

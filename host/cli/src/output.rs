@@ -87,6 +87,9 @@ pub fn print_failure(failure: &Failure, json: bool) -> ExitCode {
                 let _ = writeln!(err, "  {name}: {}", printable(&value));
             }
         }
+        for last in &detail.console_end {
+            let _ = writeln!(err, "  console: {}", printable(last));
+        }
         for cause in &failure.chain {
             let _ = writeln!(err, "  because: {}", printable(cause.trim_end()));
         }

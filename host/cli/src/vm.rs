@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::args::Global;
 use crate::client::{Client, segment};
+use crate::diagnose;
 use crate::failure::{FAILED, Outcome};
 use crate::output::{facts, json_line, line, printable, result, table};
 use crate::progress::stage_line;
@@ -37,6 +38,8 @@ pub enum VmCommand {
     },
     /// Print every stage of its boot
     Timeline { id: String },
+    /// Say why it is not reachable, or that it is healthy
+    Diagnose { id: String },
     /// Try to reach something from inside a machine; exit 1 if it is not reached
     Reach {
         id: String,
@@ -89,6 +92,10 @@ pub async fn run(global: &Global, command: VmCommand) -> Outcome {
         VmCommand::Timeline { id } => {
             let timeline: Timeline = client.get(&format!("{}/timeline", path(&id))).await?;
             result(global.json, &timeline, || timeline.stages.iter().for_each(|stage| line(stage_line(stage))))
+        }
+        VmCommand::Diagnose { id } => {
+            let view = diagnose::of_machine(&client, &id).await?;
+            result(global.json, &view, || diagnose::show(&view))
         }
         VmCommand::Reach { id, target, timeout_s } => {
             let request = ReachRequest { target, timeout_ms: timeout_s * 1000 };

@@ -52,12 +52,15 @@ pub struct Failure {
     /// Evidence bundle, once it is saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence_id: Option<String>,
+    /// The last lines of the console, without secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub console_end: Vec<String>,
 }
 
 impl Failure {
     /// A failure without evidence bundle yet.
     pub fn new(cause: Cause, stage: Option<Stage>, detail: impl Into<String>) -> Self {
-        Self { cause, stage, detail: detail.into(), evidence_id: None }
+        Self { cause, stage, detail: detail.into(), evidence_id: None, console_end: Vec::new() }
     }
 
     /// Whether it says no more than that a stage was not reached in time.

@@ -107,7 +107,7 @@ causes! {
     AddressConflict = "address_conflict", "find the second machine with this address on the bridge";
     AddressOwnerConflict = "address_owner_conflict", "switch off the DHCP client or network manager inside the image";
     AddressMismatch = "address_mismatch", "leave one owner of the guest's address: it has another one than its lease";
-    DhcpTimeout = "dhcp_timeout", "use a static address: no DHCP server answers";
+    DhcpTimeout = "dhcp_timeout", "see why the DHCP server does not answer (airlock doctor, the log of the daemon), or give the image a static address";
     RouteSetFailed = "route_set_failed", "use a gateway inside the guest's subnet";
     GatewayUnreachable = "gateway_unreachable", "check bridge, TAP and isolation on the host";
     DnsFailed = "dns_failed", "check the resolver in the guest's /etc/resolv.conf";

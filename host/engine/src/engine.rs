@@ -128,6 +128,8 @@ pub struct Snapshot {
     pub sessions: BTreeMap<String, usize>,
     /// Sessions that failed, by cause.
     pub failures: BTreeMap<String, usize>,
+    /// VMs that failed since this daemon started, by the cause of their diagnosis.
+    pub diagnosed: BTreeMap<String, u64>,
     /// Addresses in the pool.
     pub addresses: usize,
     /// Addresses that are leased.
@@ -277,6 +279,7 @@ impl Engine {
             vms: counts.vms,
             sessions: counts.sessions,
             failures: counts.failures,
+            diagnosed: ctx.executor.failed().iter().map(|(cause, count)| (cause.code().to_owned(), *count)).collect(),
             addresses: ctx.config.network.subnet.guest_addresses().count(),
             leased: counts.leased,
         })

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use airlock_domain::EvidenceId;
+use airlock_domain::diagnosis::Verdict;
+use airlock_domain::{EvidenceId, VmId};
 
 use crate::clock::now_ms;
 use crate::context::Context;
@@ -25,6 +26,12 @@ impl Engine {
     pub async fn evidence_bundle(&self, id: EvidenceId) -> Result<Bundle, Error> {
         let bundles = bundles(self.ctx());
         Ok(blocking(move || bundles.read(id)).await?)
+    }
+
+    /// The verdict that was kept with a VM's evidence.
+    pub(crate) async fn kept_diagnosis(&self, id: VmId) -> Option<Verdict> {
+        let bundles = bundles(self.ctx());
+        blocking(move || bundles.diagnosis(EvidenceId::of(id))).await
     }
 
     /// An evidence bundle to write out.

@@ -8,12 +8,13 @@
 //! is not there is fine. An undo that fails ends the unwinding there, so that an address is never given back before the process
 //! that uses it is gone; the VM is then `needs_attention`, its failure names the thing, and the next pass tries again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use airlock_domain::boot::{Failure, TimelineEntry};
+use airlock_domain::diagnosis::Expected;
 use airlock_domain::evidence::EvidenceLimits;
 use airlock_domain::step::{self, Step};
 use airlock_domain::vmm::{VmPlan, VmTraces};
@@ -22,6 +23,7 @@ use airlock_effects::steps::{EffectError, Effects};
 use airlock_protocol::Stage;
 
 use crate::clock::now_ms;
+use crate::engine_diagnosis::{Patient, refined};
 use crate::engine_evidence::blocking;
 use crate::error::chain;
 use crate::evidence::{Bundles, Subject};
@@ -125,38 +127,56 @@ pub struct Executor {
     pub(crate) effects: Arc<dyn Effects>,
     bundles: Bundles,
     vms_dir: PathBuf,
+    failed: Arc<Mutex<BTreeMap<Cause, u64>>>,
 }
 
 impl Executor {
     /// Works on `effects` by what `store` says; evidence goes below `state_dir`.
     pub fn new(store: Store, effects: Arc<dyn Effects>, state_dir: &Path, evidence: EvidenceLimits) -> Self {
-        Self { store, effects, bundles: Bundles::new(state_dir, evidence), vms_dir: state_dir.join("vms") }
+        Self {
+            store,
+            effects,
+            bundles: Bundles::new(state_dir, evidence),
+            vms_dir: state_dir.join("vms"),
+            failed: Arc::default(),
+        }
     }
 
-    /// Saves the evidence of a VM that failed; its id, or none if nothing could be kept. To be called before anything of the VM
-    /// is undone. Never fatal.
+    /// Diagnoses a VM that failed and saves its evidence; the failure with its better name, its evidence and the console's last
+    /// lines. To be called before anything of the VM is undone. Never fatal.
     pub(crate) async fn save_evidence(
         &self,
         vm_id: VmId,
         session_id: SessionId,
-        failure: &Failure,
+        failure: Failure,
         timeline: Vec<TimelineEntry>,
-    ) -> Option<String> {
-        let subject = Subject {
-            vm_id,
-            session_id: Some(session_id),
-            vm_dir: self.vms_dir.join(vm_id.dir_name()),
-            failure: failure.clone(),
-            timeline,
-            host: Some(self.effects.describe(vm_id).await),
-        };
+        expected: Expected,
+    ) -> Failure {
+        let vm_dir = self.vms_dir.join(vm_id.dir_name());
+        let host = Some(self.effects.describe(vm_id).await);
         let bundles = self.bundles.clone();
-        let saved = blocking(move || bundles.save(&subject, now_ms())).await;
+        let (failure, saved) = blocking(move || {
+            let patient =
+                Patient { dir: vm_dir, timeline, failure: Some(failure.clone()), host, expected, ended: false };
+            let (verdict, console_end) = patient.examine();
+            let failure = Failure { console_end, ..refined(failure, &verdict) };
+            let Patient { dir: vm_dir, timeline, host, .. } = patient;
+            let diagnosis = Some(verdict);
+            let session_id = Some(session_id);
+            let subject = Subject { vm_id, session_id, vm_dir, failure, timeline, host, diagnosis };
+            let saved = bundles.save(&subject, now_ms());
+            (subject.failure, saved)
+        })
+        .await;
+        *self.failed().entry(failure.cause).or_default() += 1;
         self.retain_evidence().await;
-        saved
-            .inspect_err(|error| tracing::error!(%vm_id, error = chain(error), "evidence not saved"))
-            .ok()
-            .map(|id| id.to_string())
+        let saved = saved.inspect_err(|error| tracing::error!(%vm_id, error = chain(error), "evidence not saved"));
+        Failure { evidence_id: saved.ok().map(|id| id.to_string()), ..failure }
+    }
+
+    /// VMs that failed since this process started, by cause.
+    pub(crate) fn failed(&self) -> MutexGuard<'_, BTreeMap<Cause, u64>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes evidence beyond the limits; bundles of VMs that are not destroyed stay.

@@ -11,11 +11,13 @@
 //! * [`store`]: everything durable, all SQL
 //! * [`vault`]: envelope encryption of credentials
 //! * [`evidence`]: what is kept of a VM that failed; `engine_evidence`: shown, exported and removed
+//! * `engine_diagnosis`: what is wrong with a VM
 
 mod clock;
 mod context;
 mod dhcp;
 pub mod engine;
+mod engine_diagnosis;
 mod engine_evidence;
 pub mod error;
 pub mod evidence;

@@ -22,8 +22,8 @@ use crate::access::{Access, Guard, guard};
 use crate::request::{identify, no_such_method, no_such_route, panicked};
 use crate::serve::Ending;
 use crate::{
-    assets, auth, bridge, builds, console, credentials, dhcp, events, evidence, health, images, metrics, reach,
-    reconcile, sessions, tokens, viewer, vms,
+    assets, auth, bridge, builds, console, credentials, dhcp, diagnosis, events, evidence, health, images, metrics,
+    reach, reconcile, sessions, tokens, viewer, vms,
 };
 
 /// What handlers share.
@@ -105,6 +105,7 @@ fn session_routes() -> OpenApiRouter<App> {
         .routes(routes!(vms::show, vms::destroy))
         .routes(routes!(vms::timeline))
         .routes(routes!(console::console))
+        .routes(routes!(diagnosis::diagnosis))
         .routes(routes!(images::images))
         .routes(routes!(images::providers))
         .routes(routes!(credentials::list))
@@ -226,6 +227,7 @@ mod tests {
             ("delete", "/api/vms/{id}"),
             ("get", "/api/vms/{id}/timeline"),
             ("get", "/api/vms/{id}/console"),
+            ("get", "/api/vms/{id}/diagnosis"),
             ("post", "/api/vms/{id}/reach"),
             ("get", "/api/images"),
             ("post", "/api/images/builds"),

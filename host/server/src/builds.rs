@@ -164,6 +164,7 @@ fn error(failure: &BuildFailure) -> ErrorDetail {
         stage: failure.boot_stage,
         remedy: Some(failure.remedy.clone()),
         evidence_id: failure.evidence_id.clone(),
+        console_end: Vec::new(),
         request_id: None,
     }
 }

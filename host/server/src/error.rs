@@ -101,6 +101,7 @@ impl From<airlock_engine::Error> for ApiError {
             stage: error.stage(),
             remedy: error.remedy(),
             evidence_id: None,
+            console_end: Vec::new(),
             request_id: None,
         };
         Self { status, detail: Box::new(detail) }

@@ -13,6 +13,7 @@ use airlock_domain::boot::TimelineEntry;
 use airlock_engine::records::{SessionEvent, SessionRecord};
 use airlock_engine::{Engine, SessionWatch};
 use airlock_protocol::Stage;
+use axum::Extension;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -21,6 +22,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::access::Caller;
 use crate::app::App;
 use crate::error::{ApiError, chain};
 use crate::request::Id;
@@ -37,12 +39,16 @@ type Sender = mpsc::Sender<Result<Event, Infallible>>;
     responses((status = 200, content_type = "text/event-stream", body = String,
                description = "events `state` (SessionView) and `stage` (StageView); ends after a final state"),
               (status = "default", body = airlock_api::ErrorBody)))]
-pub async fn events(State(app): State<App>, Id(id): Id<SessionId>) -> Result<Response, ApiError> {
+pub async fn events(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<SessionId>,
+) -> Result<Response, ApiError> {
     let watch = app.engine().watch(id).await?;
     let (sender, receiver) = mpsc::channel(BUFFER);
     tokio::spawn(async move {
         tokio::select! {
-            () = follow(app.engine(), watch, &sender) => {}
+            () = follow(app.engine(), watch, &caller, &sender) => {}
             () = sender.closed() => {}
             () = app.closing() => {}
         }
@@ -50,9 +56,9 @@ pub async fn events(State(app): State<App>, Id(id): Id<SessionId>) -> Result<Res
     Ok(Sse::new(ReceiverStream::new(receiver)).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response())
 }
 
-async fn follow(engine: &Engine, mut watch: SessionWatch, sender: &Sender) {
+async fn follow(engine: &Engine, mut watch: SessionWatch, caller: &Caller, sender: &Sender) {
     let id = watch.session.id;
-    let mut told = Told::default();
+    let mut told = Told { caller: Some(caller.clone()), ..Told::default() };
     loop {
         // A watch repeats what was told before it was opened; only what is new is sent.
         for event in told.catch_up(&watch.session, &watch.timeline) {
@@ -100,6 +106,7 @@ struct Told {
     reached: Option<Stage>,
     last: Option<SessionRecord>,
     over: bool,
+    caller: Option<Caller>,
 }
 
 impl Told {
@@ -125,7 +132,11 @@ impl Told {
         }
         self.last = Some(record.clone());
         self.over = record.state.is_terminal();
-        event("state", &views::session(record, self.reached))
+        let mut view = views::session(record, self.reached);
+        if let Some(caller) = &self.caller {
+            views::for_caller(&mut view, caller);
+        }
+        event("state", &view)
     }
 }
 

@@ -3,8 +3,8 @@
 //! * [`serve()`]: the daemon's listener, first token, demo identity provider, orderly end
 //! * `app`: every route with the right it needs; router and `/openapi.json` share this source
 //! * `access`: who may pass; `request`: request ids, log line, extractors; `error`: failures as answers
-//! * one file per resource: `auth`, `sessions`, `events`, `vms`, `console`, `viewer` (page and ticket), `bridge` (screen),
-//!   `credentials`, `tokens`, `images`, `evidence`, `health`, `metrics`, `reach`, `reconcile`, `dhcp`, `assets`
+//! * one file per resource: `auth`, `sessions`, `events`, `vms`, `console`, `diagnosis`, `viewer` (page and ticket), `bridge`
+//!   (screen), `credentials`, `tokens`, `images`, `builds`, `evidence`, `health`, `metrics`, `reach`, `reconcile`, `dhcp`, `assets`
 //! * [`demo_idp`]: the authorization server for first use
 //!
 //! A handler that panics answers 500 and the daemon lives on.
@@ -19,6 +19,7 @@ mod console;
 mod credentials;
 pub mod demo_idp;
 mod dhcp;
+mod diagnosis;
 mod error;
 mod events;
 mod evidence;

@@ -38,6 +38,14 @@ fn text(snapshot: &Snapshot) -> String {
         "cause",
         &failures,
     );
+    let name = "airlock_vm_failures_total";
+    let _ = write!(
+        text,
+        "# HELP {name} VMs that failed since this daemon started, by the cause of their diagnosis\n# TYPE {name} counter\n"
+    );
+    for (cause, count) in &snapshot.diagnosed {
+        let _ = writeln!(text, "{name}{{cause=\"{cause}\"}} {count}");
+    }
     for (name, help, value) in [
         ("airlock_addresses", "Addresses in the pool", snapshot.addresses),
         ("airlock_addresses_leased", "Addresses of the pool that are leased", snapshot.leased),
@@ -79,6 +87,7 @@ mod tests {
         let snapshot = Snapshot {
             leaked: Resource::ALL.map(|kind| (kind, usize::from(kind == Resource::Tap))).into(),
             vms: [("ready".to_owned(), 2)].into(),
+            diagnosed: [("link_missing".to_owned(), 3)].into(),
             addresses: 253,
             leased: 2,
             ..Snapshot::default()
@@ -90,6 +99,7 @@ mod tests {
             "airlock_leaked_resources{kind=\"lease\"} 0",
             "airlock_leaked_resources{kind=\"process\"} 0",
             "airlock_vms{state=\"ready\"} 2",
+            "airlock_vm_failures_total{cause=\"link_missing\"} 3",
             "airlock_addresses_leased 2",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

@@ -7,9 +7,10 @@ use airlock_api::session::{SessionList, SessionView, Timeline};
 use airlock_domain::{SessionId, VmId};
 use airlock_engine::records::SessionRecord;
 use airlock_protocol::Stage;
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 
+use crate::access::Caller;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::request::{Id, PathText};
@@ -18,9 +19,15 @@ use crate::views;
 /// A session as it stands.
 #[utoipa::path(get, path = "/api/auth/session/{id}", params(("id" = String, Path)),
     responses((status = 200, body = SessionView), (status = "default", body = ErrorBody)))]
-pub async fn show(State(app): State<App>, Id(id): Id<SessionId>) -> Result<Json<SessionView>, ApiError> {
+pub async fn show(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<SessionId>,
+) -> Result<Json<SessionView>, ApiError> {
     let record = app.engine().session(id).await?;
-    view(&app, &record).await.map(Json)
+    let mut view = view(&app, &record).await?;
+    views::for_caller(&mut view, &caller);
+    Ok(Json(view))
 }
 
 /// Every stage of the session's machine so far.

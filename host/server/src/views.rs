@@ -13,6 +13,8 @@ use airlock_image::GoldenImage;
 use airlock_protocol::Stage;
 use jiff::Timestamp;
 
+use crate::access::Caller;
+
 /// Milliseconds since the Unix epoch as RFC 3339 in UTC.
 pub fn time(ms: i64) -> String {
     Timestamp::from_millisecond(ms).map_or_else(|_| "out-of-range".to_owned(), |time| time.to_string())
@@ -26,6 +28,7 @@ fn failure(code: &str, failure: &Failure) -> ErrorDetail {
         stage: failure.stage,
         remedy: Some(failure.cause.remedy().to_owned()),
         evidence_id: failure.evidence_id.clone(),
+        console_end: failure.console_end.clone(),
         request_id: None,
     }
 }
@@ -49,6 +52,13 @@ pub fn session(record: &SessionRecord, reached: Option<Stage>) -> SessionView {
         deadline: time(record.deadline_ms),
         ended_at: record.ended_ms.map(time),
         error,
+    }
+}
+
+/// A console may tell more than whoever sits in front of its screen should know: a viewer gets no lines of it.
+pub fn for_caller(view: &mut SessionView, caller: &Caller) {
+    if let (Some(error), Caller::Viewer) = (&mut view.error, caller) {
+        error.console_end.clear();
     }
 }
 

@@ -13,6 +13,8 @@ use crate::cause::Cause;
 
 /// Names of browsers, as the kernel shortens them.
 const BROWSERS: [&str; 6] = ["firefox", "chromium", "chrome", "GPU Process", "Web Content", "Isolated Web"];
+/// Name of the reference script, as the journal has it.
+const SCRIPT: &str = "network-setup";
 /// Restarts of the agent that are a fault.
 const RESTARTS: u64 = 3;
 /// Questions for a lease that are too many.
@@ -43,7 +45,7 @@ pub(super) fn find(
         text: format!("{stage} failed, and reports before it are lost: the reason may be in them"),
         evidence: vec![said],
     }));
-    of_rules(boot, &mut found);
+    of_rules(boot, reports, &mut found);
     of_script(boot, &mut found, &mut doubts);
     of_units(boot, &mut found);
     of_address(boot, reports, leased, &mut found);
@@ -70,11 +72,17 @@ pub(super) fn find(
     (found, doubts)
 }
 
-fn of_rules(boot: &Boot, found: &mut Vec<Finding>) {
+fn of_rules(boot: &Boot, reports: &Reports<'_>, found: &mut Vec<Finding>) {
     for hit in &boot.hits {
         let is_panic = hit.first.text.contains("Kernel panic");
         // A kernel that panicked lets nobody go on: somebody else wrote that line.
         if is_panic && boot.alive.is_some_and(|alive| alive > hit.last) {
+            continue;
+        }
+        // Our init runs in the initramfs: the kernel looks for no root and for no other init.
+        let of_boot =
+            matches!(hit.rule.cause, Cause::RootDeviceMissing | Cause::RootFsUnsupported | Cause::InitMissing);
+        if of_boot && !reports.is_empty() {
             continue;
         }
         let mut finding = Finding::new(hit.rule.cause, hit.rule.stage, hit.rule.grade, vec![hit.first.clone()]);
@@ -123,8 +131,12 @@ fn of_script(boot: &Boot, found: &mut Vec<Finding>, doubts: &mut Vec<Doubt>) {
         found.push(Finding::new(Cause::RouteSetFailed, Some(Stage::RouteSet), Grade::Hard, vec![said.clone()]));
     }
     if !script.spoke() {
-        if let Some(said) = script.refused(Refusal::NotPermitted, all.clone()) {
-            found.push(Finding::new(Cause::LinkUpFailed, Some(Stage::LinkUp), Grade::Soft, vec![said.clone()]));
+        // Of a script whose words are lost nobody can tell at which step it was.
+        let lost = boot.units.knows_script();
+        if let Some(said) =
+            script.refused(Refusal::NotPermitted, all.clone()).filter(|said| !lost && !said.text.contains(SCRIPT))
+        {
+            found.push(Finding::new(Cause::LinkUpFailed, Some(Stage::LinkUp), Grade::Weak, vec![said.clone()]));
         }
         if let Some(said) = script.refused(Refusal::Exists, all) {
             found.push(Finding::new(Cause::AddressExists, Some(Stage::AddressSet), Grade::Note, vec![said.clone()]));

@@ -104,8 +104,7 @@ impl<'a> View<'a> {
                 shown.push((Stage::LinkUp, carrier));
             }
         }
-        let late =
-            if case.timeline.is_empty() { reports.is_empty() || reports.is_late() } else { case.expected.late_network };
+        let late = if timed.is_empty() { reports.is_empty() || reports.is_late() } else { is_late(case) };
         let leased = case.expected.address.as_deref().and_then(|address| address.split('/').next()?.parse().ok());
         Self { late, ready: timed.contains(&Stage::Ready), timed, shown, leased, reports }
     }
@@ -184,7 +183,7 @@ impl<'a> View<'a> {
     }
 
     fn is_waiting(&self, case: &Case<'_>) -> bool {
-        !case.timeline.is_empty() && case.failure.is_none() && case.vmm_exit.is_none() && !self.ready
+        !case.timeline.is_empty() && case.failure.is_none() && case.vmm_exit.is_none() && !self.ready && !case.ended
     }
 
     fn fault(&self, winner: &Finding, case: &Case<'_>, next: Option<Stage>) -> Verdict {
@@ -301,6 +300,12 @@ impl<'a> View<'a> {
             notes: Vec::new(),
         }
     }
+}
+
+/// Whether the network comes behind the hand-over, where init reports all of its stages before it.
+fn is_late(case: &Case<'_>) -> bool {
+    let at = |stage: Stage| case.timeline.iter().find(|entry| entry.stage == stage).map(|entry| entry.at_ms);
+    at(Stage::HandedOver).is_some_and(|handed| at(Stage::LinkUp).is_none_or(|up| up > handed))
 }
 
 /// Causes that end a VM which had been ready; what is older in its console did not.

@@ -71,19 +71,15 @@ pub struct Case<'a> {
     pub cmdline: Option<&'a str>,
     /// What it should become.
     pub expected: Expected,
-    /// Milliseconds since its start was asked for; none for a log of long ago.
-    pub now_ms: Option<f64>,
+    /// Nothing of it is left, so it waits for nothing.
+    pub ended: bool,
 }
 
 /// What a VM should become.
 #[derive(Debug, Clone, Default)]
 pub struct Expected {
-    /// Address with prefix length.
+    /// Its address, with or without prefix length.
     pub address: Option<String>,
-    /// The network is configured after the hand-over.
-    pub late_network: bool,
-    /// Stages of the agent that its readiness contract asks for.
-    pub agent_stages: Vec<Stage>,
 }
 
 /// Who saw it.
@@ -106,6 +102,18 @@ pub enum Source {
 }
 
 impl Source {
+    /// The name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Console => "console",
+            Self::VmmLog => "vmm_log",
+            Self::Boot => "boot",
+            Self::Host => "host",
+            Self::Guest => "guest",
+            Self::Cmdline => "cmdline",
+        }
+    }
+
     fn is_console(&self) -> bool {
         *self == Self::Console
     }

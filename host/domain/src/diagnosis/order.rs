@@ -67,6 +67,7 @@ pub(super) fn cleared_by(cause: Cause, stage: Stage) -> Stage {
 pub(super) fn home(cause: Cause) -> Option<Stage> {
     use Cause as C;
     Some(match cause {
+        C::DaemonInterrupted => Stage::Planned,
         C::AddressPoolExhausted | C::AddressInUse | C::SubnetOverlap => Stage::Leased,
         C::TunMissing | C::TunPermission | C::BridgeMissing | C::BridgeAddressMismatch | C::BridgePortsExhausted => {
             Stage::TapUp

@@ -39,6 +39,13 @@ pub(super) struct Units {
 }
 
 impl Units {
+    /// Whether the reference script's unit is mentioned.
+    pub fn knows_script(&self) -> bool {
+        [&self.script_starting, &self.script_finished, &self.script_failed, &self.script_job]
+            .iter()
+            .any(|said| said.is_some())
+    }
+
     pub fn take(&mut self, record: &Record<'_>, alive: &mut Option<u64>) {
         let text = String::from_utf8_lossy(record.text);
         let said = || Evidence::of_record(record);

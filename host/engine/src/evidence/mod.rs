@@ -4,6 +4,7 @@
 //! evidence/.ev-<vm id>.saving-* ──rename──> evidence/ev-<vm id>/ ──rename──> evidence/.ev-<vm id>.gone-* ──> removed
 //!                                           bundle.json    what this is: cause, stage, files with sizes and digests, what is missing
 //!                                           failure.json   cause, stage, detail
+//!                                           diagnosis.json verdict, evidence lines, remedy, what else is wrong
 //!                                           timeline.json  every stage
 //!                                           console.log    of a long one its first MiB and its last 15
 //!                                           host.json      what the host saw: TAP, counters, process, memory, disk
@@ -29,6 +30,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use airlock_domain::boot::{Failure, TimelineEntry};
+use airlock_domain::diagnosis::Verdict;
 use airlock_domain::evidence::EvidenceLimits;
 use airlock_domain::{EvidenceId, SessionId, VmId};
 use serde::{Deserialize, Serialize};
@@ -43,6 +45,7 @@ pub use read::{Bundle, Summary};
 /// The description of a bundle, the last file that is written.
 const RECORD: &str = "bundle.json";
 const FAILURE: &str = "failure.json";
+const DIAGNOSIS: &str = "diagnosis.json";
 const TIMELINE: &str = "timeline.json";
 const CONSOLE: &str = "console.log";
 const HOST: &str = "host.json";
@@ -144,6 +147,8 @@ pub struct Subject {
     pub timeline: Vec<TimelineEntry>,
     /// What the host saw of it, as any JSON; it becomes `host.json`.
     pub host: Option<Value>,
+    /// What came of its diagnosis; it becomes `diagnosis.json`.
+    pub diagnosis: Option<Verdict>,
 }
 
 /// `bundle.json`.

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use airlock_domain::boot::{Failure, TimelineEntry};
+use airlock_domain::diagnosis::Verdict;
 use airlock_domain::{Cause, EvidenceId, SessionId};
 use airlock_protocol::Stage;
 use serde::de::DeserializeOwned;
 
-use super::{Bundles, CONSOLE, EvidenceError, FAILURE, FileRecord, LeftOut, RECORD, Record, TIMELINE};
+use super::{Bundles, CONSOLE, DIAGNOSIS, EvidenceError, FAILURE, FileRecord, LeftOut, RECORD, Record, TIMELINE};
 
 /// A description or a timeline is no longer than this.
 const MAX_JSON: u64 = 1 << 20;
@@ -84,6 +85,11 @@ impl Bundles {
             left_out,
             console_end: last_lines(&dir.join(CONSOLE)).unwrap_or_default(),
         })
+    }
+
+    /// The verdict that was kept with a bundle.
+    pub fn diagnosis(&self, id: EvidenceId) -> Option<Verdict> {
+        read_json(&self.path(id).join(DIAGNOSIS))
     }
 
     fn ids(&self) -> io::Result<Vec<EvidenceId>> {

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use super::excerpt::{Digesting, copy_redacted};
 use super::{
-    Bundles, CONSOLE, Cut, EvidenceError, FAILURE, FileRecord, HOST, LeftOut, RECORD, Record, Subject, TIMELINE, VM,
-    VMM_LOG,
+    Bundles, CONSOLE, Cut, DIAGNOSIS, EvidenceError, FAILURE, FileRecord, HOST, LeftOut, RECORD, Record, Subject,
+    TIMELINE, VM, VMM_LOG,
 };
 
 /// Space that is taken for `bundle.json` before anything else may fill the disk.
@@ -40,6 +40,9 @@ impl Bundles {
         let mut failure = subject.failure.clone();
         failure.evidence_id = Some(id.to_string());
         saving.add_json(FAILURE, &failure);
+        if let Some(diagnosis) = &subject.diagnosis {
+            saving.add_json(DIAGNOSIS, diagnosis);
+        }
         saving.add_json(TIMELINE, &subject.timeline);
         saving.add_text(CONSOLE, &subject.vm_dir, Excerpt::CONSOLE);
         match &subject.host {

@@ -45,6 +45,7 @@ impl State {
             failure: Failure::new(Cause::LinkMissing, Some(Stage::LinkFound), "no interface has the MAC"),
             timeline: vec![entry(Stage::Planned, true), entry(Stage::LinkFound, false)],
             host: Some(json!({"tap": {"state": "up", "rx_packets": 0}})),
+            diagnosis: None,
         }
     }
 

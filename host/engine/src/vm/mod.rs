@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use airlock_domain::Cause;
 use airlock_domain::boot::{BootEvent, BootMachine, BootOutput, Contract, Failure, TimelineEntry};
+use airlock_domain::diagnosis::Expected;
 use airlock_domain::session::{SessionEvent as Event, SessionState};
 use airlock_domain::step::Step;
 use airlock_effects::control::ControlSender;
@@ -182,9 +183,9 @@ impl VmTask {
         let mut failed = None;
         match end {
             End::LetGo => return,
-            End::Failed(mut failure) => {
+            End::Failed(failure) => {
                 self.on_boot(BootEvent::Failed(failure.clone())).await.ok();
-                failure.evidence_id = self.save_evidence(&failure).await;
+                let failure = self.save_evidence(failure).await;
                 tracing::warn!(%vm_id, cause = %failure.cause, stage = ?failure.stage, detail = failure.detail, "failed");
                 self.end_session(Event::Failed, Some(&failure)).await;
                 failed = Some(failure);
@@ -207,9 +208,12 @@ impl VmTask {
         }
     }
 
-    async fn save_evidence(&self, failure: &Failure) -> Option<String> {
+    /// Diagnoses the failure and keeps what shows it.
+    async fn save_evidence(&self, failure: Failure) -> Failure {
         let (vm_id, timeline) = (self.session.vm_id, self.boot.timeline().to_vec());
-        self.ctx.executor.save_evidence(vm_id, self.session.id, failure, timeline).await
+        let address = format!("{}/{}", self.address, self.ctx.config.network.subnet.prefix());
+        let expected = Expected { address: Some(address) };
+        self.ctx.executor.save_evidence(vm_id, self.session.id, failure, timeline, expected).await
     }
 
     /// Feeds the boot machine; records and publishes its stages. A failure of the boot comes back as the error.
