@@ -58,7 +58,10 @@ TEST_PACKAGES=(
   "chromium|plays the person in front of the viewer"
   "tigervnc-standalone-server|a real RFB server for the viewer's tests"
   "firefox-esr|a real browser for the viewer's tests"
-  "e2fsprogs|root image of the bench's reference system"
+  "e2fsprogs|root image of the bench's reference system, ext4 images"
+  "umoci|makes OCI images that are not ours"
+  "skopeo|converts OCI images between their forms"
+  "busybox-static|the program of those images"
 )
 
 installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }

@@ -32,7 +32,11 @@ impl Guest {
     /// `config`: more lines of the daemon's configuration.
     pub async fn boot(image: &str, config: &str) -> Self {
         let config = config_of(image, config);
-        let daemon = Daemon::start(&Wanted { config: &config, ..Wanted::default() }).await;
+        Self::of(Daemon::start(&Wanted { config: &config, ..Wanted::default() }).await, image).await
+    }
+
+    /// A machine of a daemon whose configuration is [`config_of`] the image.
+    pub async fn of(daemon: Daemon, image: &str) -> Self {
         let started = daemon.start_session("u1", "shell").await;
         let session = daemon.wait_for(text(&started, "sessionId"), &["awaiting_user"], BOOT).await;
         let vm = text(&session, "vmId").to_owned();
