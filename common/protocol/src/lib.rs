@@ -7,6 +7,7 @@
 //! * [`frame`] and [`message`]: the control channel, length-prefixed JSON over any byte stream
 //! * [`health`]: the body of the agent's `GET /health`
 //! * [`facts`]: what the agent sees of its guest when it is asked
+//! * [`icmp`]: echo on the wire
 //! * [`accounts`]: users of the guest, from the texts of its passwd and group files
 //! * [`redact`]: text that may hold secrets, made fit for a console
 
@@ -16,6 +17,7 @@ pub mod facts;
 pub mod frame;
 pub mod guest_config;
 pub mod health;
+pub mod icmp;
 pub mod ip_param;
 pub mod mac;
 pub mod message;

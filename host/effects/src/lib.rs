@@ -8,6 +8,7 @@
 //! * [`clock`]: the host's monotonic clock
 //! * [`memory`]: the host's memory
 //! * [`probe`]: whether hardware virtualization really boots a guest here
+//! * [`probes`]: what the host sees of a VM, layer by layer
 //! * [`console`]: a console file as a stream
 //! * [`control`]: the control channel to the agent
 //! * [`http`]: the agent's `/health` over the guest's network
@@ -27,6 +28,7 @@ pub mod memory;
 pub mod netns;
 pub mod network;
 pub mod probe;
+pub mod probes;
 pub mod process;
 pub mod steps;
 mod sys;

@@ -1,13 +1,12 @@
 //! Probes that the host asks for: what can this guest reach?
 //!
 //! * [`probe`]: one probe, blocking, at most until its deadline
-//! * [`icmp`], [`dns`]: what is written on the wire and how an answer is recognized (pure)
+//! * [`dns`]: what is written on the wire and how an answer is recognized (pure); ICMP is `airlock_protocol::icmp`
 //!
 //! Every probe has a thread of its own, so the control channel's never waits. What goes wrong is the probe's outcome; a probe
 //! whose thread cannot be started, or that is one too many, fails at once. Nothing in the guest is changed.
 
 pub mod dns;
-pub mod icmp;
 pub mod probe;
 
 use std::sync::Arc;

@@ -10,13 +10,14 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocke
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use airlock_protocol::icmp;
 use airlock_protocol::message::{ReachOutcome, ReachTarget};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
 };
 
-use super::{dns, icmp};
+use super::dns;
 
 /// The guest's name servers, as init or the image's own network wrote them.
 const RESOLV_CONF: &str = "/etc/resolv.conf";

@@ -11,6 +11,7 @@ mod guard;
 #[cfg(test)]
 mod isolation_tests;
 mod link;
+pub(crate) mod look;
 mod nft;
 mod observe;
 mod place;

@@ -9,6 +9,8 @@ use airlock_domain::network::NetworkSpec;
 use airlock_protocol::MacAddr;
 use serde_json::Value;
 
+use super::look::ForeignChain;
+
 /// A guard as the kernel has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct GuardSeen {
@@ -117,6 +119,40 @@ pub(super) fn forward_drops(listed: &Value, ours: &str) -> Vec<String> {
         .collect()
 }
 
+/// The chains of other tables that are hooked somewhere on `hooks`, in `nft -j list chains`. Names that are no plain words are
+/// left out: they could not be asked for.
+pub(super) fn foreign_chains(listed: &Value, ours: &str, hooks: &[&str]) -> Vec<ForeignChain> {
+    let is_plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    objects(listed)
+        .map(|object| &object["chain"])
+        .filter(|chain| text(&chain["hook"]).is_some_and(|hook| hooks.contains(&hook)) && chain["table"] != ours)
+        .filter(|chain| matches!(text(&chain["family"]), Some("ip" | "inet")))
+        .filter_map(|chain| {
+            let names = [text(&chain["family"])?, text(&chain["table"])?, text(&chain["name"])?];
+            let policy_drops = chain["policy"] == "drop";
+            names
+                .iter()
+                .all(|name| is_plain(name))
+                .then(|| ForeignChain { names: names.map(str::to_owned), policy_drops })
+        })
+        .collect()
+}
+
+/// Whether a listed chain has a rule that drops or rejects.
+pub(super) fn drops_anything(listed: &Value) -> bool {
+    has_statement(listed, &["drop", "reject"])
+}
+
+/// Whether a listed chain has a rule that translates addresses.
+pub(super) fn masquerades(listed: &Value) -> bool {
+    has_statement(listed, &["masquerade", "snat"])
+}
+
+fn has_statement(listed: &Value, wanted: &[&str]) -> bool {
+    let statements = objects(listed).flat_map(|object| object["rule"]["expr"].as_array().into_iter().flatten());
+    statements.filter_map(Value::as_object).any(|statement| wanted.iter().any(|name| statement.contains_key(*name)))
+}
+
 fn objects(listed: &Value) -> impl Iterator<Item = &Value> {
     listed["nftables"].as_array().into_iter().flatten()
 }
@@ -169,6 +205,8 @@ mod tests {
             assert_eq!(guards_seen(&odd), []);
             assert_eq!(firewall_seen(&odd), FirewallSeen::default());
             assert_eq!(forward_drops(&odd, "airlock"), Vec::<String>::new());
+            assert_eq!(foreign_chains(&odd, "airlock", &["forward"]), []);
+            assert!(!drops_anything(&odd) && !masquerades(&odd));
         }
     }
 

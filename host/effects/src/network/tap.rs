@@ -16,6 +16,23 @@ use crate::{Removed, sys};
 
 const WANTED_FLAGS: i32 = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
+/// A link in the terms of a TAP. `links` are all of its namespace.
+pub(super) fn tap_seen(tap: &Link, links: &[Link]) -> TapSeen {
+    let name_of = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
+    TapSeen {
+        name: tap.name.clone(),
+        alias: tap.alias.clone(),
+        up: tap.up,
+        carrier: tap.carrier,
+        master: tap.master.and_then(name_of),
+        isolated: tap.isolated,
+        vnet_hdr: tap.vnet_hdr,
+        // The TAP receives what the guest sends.
+        from_guest_packets: tap.rx_packets,
+        to_guest_packets: tap.tx_packets,
+    }
+}
+
 impl Network {
     /// Makes the TAP with [`Network::create_tap_port`] and sets it up, with no guard before it.
     pub async fn ensure_tap(&self, spec: &TapSpec) -> Result<(), NetworkError> {
@@ -69,20 +86,7 @@ impl Network {
     /// Every TAP of the namespace, whoever owns it.
     pub async fn taps(&self) -> Result<Vec<TapSeen>, NetworkError> {
         let links = link::all(self.netlink()).await.map_err(|source| self.read_error("all links", source))?;
-        let name_of = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
-        let seen = |tap: &Link| TapSeen {
-            name: tap.name.clone(),
-            alias: tap.alias.clone(),
-            up: tap.up,
-            carrier: tap.carrier,
-            master: tap.master.and_then(name_of),
-            isolated: tap.isolated,
-            vnet_hdr: tap.vnet_hdr,
-            // The TAP receives what the guest sends.
-            from_guest_packets: tap.rx_packets,
-            to_guest_packets: tap.tx_packets,
-        };
-        Ok(links.iter().filter(|link| link.kind == "tun").map(seen).collect())
+        Ok(links.iter().filter(|link| link.kind == "tun").map(|tap| tap_seen(tap, &links)).collect())
     }
 
     /// Whether a TAP of that name exists. A VMM with enough rights would silently make another one, without bridge or owner.

@@ -1,4 +1,4 @@
-//! ICMP echo on the wire (RFC 792). Pure.
+//! ICMP echo on the wire (RFC 792), as host and agent ask for it.
 
 const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;
