@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 
+use airlock_domain::seed::Seed;
 use airlock_domain::vmm::{DriverKind, Nic, VmmSpec};
 use airlock_protocol::MacAddr;
 
@@ -14,6 +15,14 @@ use crate::vmm::Drivers;
 use crate::vmm::fake::FakeDriver;
 
 const ID: &str = "01234567-89ab-4def-8123-456789abcdef";
+
+fn seed() -> Seed {
+    Seed {
+        meta_data: "instance-id: i\n".into(),
+        user_data: "#cloud-config\n{}\n".into(),
+        network_config: "{\"version\": 2}\n".into(),
+    }
+}
 
 fn plan(state_dir: &std::path::Path) -> VmPlan {
     let vm_id: VmId = ID.parse().unwrap();
@@ -34,7 +43,7 @@ fn plan(state_dir: &std::path::Path) -> VmPlan {
         vcpus: 1,
         nics: vec![Nic { tap: Some(vm_id.tap_name()), mac: MacAddr::from_lease(address) }],
         transport: Default::default(),
-        seed: None,
+        seed: Some(seed()),
     };
     VmPlan { address, driver: DriverKind::QemuTcg, vmm }
 }
@@ -191,6 +200,35 @@ async fn a_vmm_that_cannot_be_recorded_never_runs() {
     }
     assert!(!is_alive(held));
     assert!(!plan.vmm.dir.join("console.log").exists(), "its program never ran");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seed_drive_is_its_owner_s_alone_and_goes_with_its_vm() {
+    use std::os::unix::fs::PermissionsExt;
+    if skip_unless_root() {
+        return;
+    }
+    let host = Host::new().await;
+    let plan = plan(host.state.path());
+    let drive = plan.vmm.seed_drive().unwrap();
+    for step in [Step::PrepareDisk, Step::WriteVmConfig] {
+        apply(&host.effects, step, &plan).await.unwrap();
+    }
+    let first = std::fs::read(&drive).unwrap();
+    assert_eq!(std::fs::metadata(&drive).unwrap().permissions().mode() & 0o777, 0o600);
+    apply(&host.effects, Step::WriteVmConfig, &plan).await.unwrap();
+    assert_eq!(std::fs::read(&drive).unwrap(), first, "the same seed is the same drive");
+    let traces = VmTraces { vm_id: plan.vmm.vm_id, driver: plan.driver, process: None };
+    for step in [Step::WriteVmConfig, Step::PrepareDisk] {
+        host.effects.undo(step, &traces).await.unwrap();
+    }
+    assert!(!plan.vmm.dir.exists());
+
+    let none = VmPlan { vmm: VmmSpec { seed: None, ..plan.vmm.clone() }, ..plan };
+    for step in [Step::PrepareDisk, Step::WriteVmConfig] {
+        apply(&host.effects, step, &none).await.unwrap();
+    }
+    assert!(!drive.exists() && none.vmm.dir.join("vm.json").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -75,7 +75,11 @@ pub fn plan_of(session: &SessionRecord, state_dir: &Path) -> VmPlan {
         vcpus: 1,
         nics: vec![Nic { tap: Some(vm_id.tap_name()), mac: MacAddr::from_lease(address) }],
         transport: Default::default(),
-        seed: None,
+        seed: Some(airlock_domain::seed::Seed {
+            meta_data: "instance-id: i\n".into(),
+            user_data: "#cloud-config\n{}\n".into(),
+            network_config: "{\"version\": 2}\n".into(),
+        }),
     };
     VmPlan { address, driver: session.driver, vmm }
 }
