@@ -87,7 +87,7 @@ pub enum Error {
         image: String,
         /// Why not.
         #[source]
-        source: ImageError,
+        source: Box<ImageError>,
     },
     /// No VMM can be used.
     #[error("choose a VMM driver")]
@@ -128,7 +128,7 @@ pub enum Error {
         name: String,
         /// Why not.
         #[source]
-        source: ImageError,
+        source: Box<ImageError>,
     },
     /// No such build.
     #[error("there is no build {id}")]
@@ -161,7 +161,7 @@ impl Error {
             | Self::NoToken { .. } => ErrorKind::NotFound,
             Self::NoBuild { .. } => ErrorKind::NotFound,
             Self::Build { source, .. } if source.code().starts_with("recipe_") => ErrorKind::BadInput,
-            Self::Build { source: ImageError::BuildRunning { .. }, .. } => ErrorKind::Refused,
+            Self::Build { source, .. } if matches!(**source, ImageError::BuildRunning { .. }) => ErrorKind::Refused,
             Self::Build { .. } => ErrorKind::Internal,
             Self::BuildElsewhere { .. } => ErrorKind::Refused,
             Self::SessionEnded { .. } => ErrorKind::Refused,
@@ -185,7 +185,7 @@ impl Error {
             Self::NoCredential { .. } => "no_credential",
             Self::NoToken { .. } => "no_token",
             Self::SessionEnded { .. } => "session_ended",
-            Self::Image { source: ImageError::ImageUnverified { .. }, .. } => "image_unverified",
+            Self::Image { source, .. } if matches!(**source, ImageError::ImageUnverified { .. }) => source.code(),
             Self::Image { .. } => self.cause().map_or("image_unusable", Cause::code),
             Self::Driver(_) => self.cause().map_or("driver_unavailable", Cause::code),
             Self::Network(_) => self.cause().map_or("network_failed", Cause::code),

@@ -55,10 +55,10 @@ impl Engine {
             Error::UnknownProvider { provider: cut(&request.provider), known: known.join(", ") }
         })?;
         let image = ctx.registry.find(&provider.image);
-        let image = image.map_err(|source| Error::Image { image: provider.image.clone(), source })?;
+        let unusable = |source| Error::Image { image: provider.image.clone(), source: Box::new(source) };
+        let image = image.map_err(unusable)?;
         if ctx.config.images.require_verified && image.boot_record().is_none() {
-            let source = ImageError::ImageUnverified { image: image.reference() };
-            return Err(Error::Image { image: provider.image.clone(), source });
+            return Err(unusable(ImageError::ImageUnverified { image: image.reference() }));
         }
         let new = NewSession {
             id: SessionId::from_uuid(Uuid::new_v4()),

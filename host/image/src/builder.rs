@@ -137,6 +137,7 @@ pub fn build(
         }
         place(&rootfs.rootfs_path(), &unfinished.path.join(rootfs.file_name()))?;
         let manifest = manifest(loaded, origin, options.guest, &kernel, &rootfs, &unfinished.path)?;
+        rootfs.place_inventory(&unfinished.path)?;
         let candidate = registry::prepare(&manifest, &unfinished.path)?;
         reporter.line(&format!("candidate {}", candidate.reference()));
         preflight::check(&candidate, &kernel.config()?, rootfs.root_seen(), reporter)?;

@@ -1,10 +1,12 @@
-//! What is different between two images, from their manifests and file lists. Pure.
+//! What is different between two images, from their manifests and the lists of what is in their roots.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use crate::inventory;
 use crate::manifest::Manifest;
+use crate::registry::GoldenImage;
 
 /// Things that only one of two images has, and things that both have in another form.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -59,17 +61,30 @@ pub struct ImageDiff {
     pub services: Changes,
     /// The image's own files: size and digest.
     pub files: Changes,
+    /// What is in the root: mode, owner and digest; none if one of the two has no list.
+    pub root: Option<Changes>,
     /// How many bytes larger the second is.
     pub grown_bytes: i128,
 }
 
 /// From the first to the second.
-pub fn diff(first: &Manifest, second: &Manifest) -> ImageDiff {
+pub fn diff(first: &GoldenImage, second: &GoldenImage) -> ImageDiff {
+    let lists = inventory::read(&first.dir).zip(inventory::read(&second.dir));
+    ImageDiff {
+        root: lists.map(|(first, second)| Changes::between(&first, &second)),
+        ..of_manifests(&first.manifest, &second.manifest)
+    }
+}
+
+fn of_manifests(first: &Manifest, second: &Manifest) -> ImageDiff {
     let changes = |of: fn(&Manifest) -> BTreeMap<String, String>| Changes::between(&of(first), &of(second));
     let size = |manifest: &Manifest| manifest.files.all().iter().map(|file| i128::from(file.size)).sum::<i128>();
     ImageDiff {
         facts: changes(facts),
-        packages: changes(|manifest| manifest.packages.clone()),
+        packages: changes(|manifest| {
+            let npm = manifest.npm.iter().map(|(name, version)| (format!("npm {name}"), version.clone()));
+            manifest.packages.clone().into_iter().chain(npm).collect()
+        }),
         kernel_config: changes(|manifest| manifest.kernel.config.clone()),
         modules: changes(|manifest| manifest.modules.iter().map(|name| (name.clone(), String::new())).collect()),
         services: changes(|manifest| {
@@ -79,6 +94,7 @@ pub fn diff(first: &Manifest, second: &Manifest) -> ImageDiff {
             let facts = |file: &crate::manifest::FileFacts| format!("{} bytes, sha256:{}", file.size, file.sha256);
             manifest.files.all().iter().map(|file| (file.name.clone(), facts(file))).collect()
         }),
+        root: None,
         grown_bytes: size(second) - size(first),
     }
 }
@@ -97,6 +113,7 @@ fn facts(manifest: &Manifest) -> BTreeMap<String, String> {
         ("readiness", readiness.join(" ")),
         ("kernel", manifest.kernel.release.clone()),
         ("kernel_package", manifest.kernel.package.clone()),
+        ("origin", serde_json::to_string(&manifest.origin).unwrap_or_default()),
     ];
     all.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
 }
@@ -108,14 +125,14 @@ mod tests {
     #[test]
     fn what_is_the_same_is_not_told() {
         let first = crate::manifest::sample();
-        assert!(diff(&first, &first).packages.is_empty() && diff(&first, &first).facts.is_empty());
+        assert!(of_manifests(&first, &first).packages.is_empty() && of_manifests(&first, &first).facts.is_empty());
         let mut second = first.clone();
         second.packages.insert("libc6".into(), "2.36-10".into());
         second.packages.insert("new".into(), "1".into());
         second.modules.clear();
         second.memory_mib += 1;
         second.files.rootfs.size += 9;
-        let found = diff(&first, &second);
+        let found = of_manifests(&first, &second);
         assert_eq!(found.packages.changed["libc6"], ("2.36-9".to_owned(), "2.36-10".to_owned()));
         assert_eq!(found.packages.added.keys().collect::<Vec<_>>(), ["new"]);
         assert_eq!(found.modules.removed.len(), 1);

@@ -24,6 +24,7 @@ pub mod gc;
 pub mod guest_programs;
 mod import;
 mod initramfs;
+mod inventory;
 pub mod job;
 mod kernel;
 mod layers;

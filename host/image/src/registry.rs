@@ -33,6 +33,9 @@ pub struct Registry {
     images: PathBuf,
 }
 
+/// `name@sha256:digest` of something published, with what can be read of it or why it cannot.
+pub type Found = (String, Result<GoldenImage, ImageError>);
+
 /// One published image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GoldenImage {
@@ -131,7 +134,7 @@ impl Registry {
     }
 
     /// Every image with its state: what can be read, or why it cannot.
-    pub fn all(&self) -> Result<Vec<(String, Result<GoldenImage, ImageError>)>, ImageError> {
+    pub fn all(&self) -> Result<Vec<Found>, ImageError> {
         let read = |reference: String| {
             let image = self.read(&reference);
             (reference, image)

@@ -16,6 +16,7 @@ use crate::downloads::Downloads;
 use crate::error::ImageError;
 use crate::ext4;
 use crate::files;
+use crate::inventory::INVENTORY_FILE;
 use crate::kernel::package_unknown;
 use crate::plan::{self, BuildPlan};
 use crate::preflight::RootSeen;
@@ -171,6 +172,16 @@ impl RootfsEntry {
     /// Installed packages with their versions.
     pub(crate) fn packages(&self) -> &BTreeMap<String, String> {
         &self.record.packages
+    }
+
+    /// Puts the list of everything in it into an image's directory, if there is one.
+    pub(crate) fn place_inventory(&self, dir: &Path) -> Result<(), ImageError> {
+        let from = self.dir.join(INVENTORY_FILE);
+        if !from.exists() {
+            return Ok(());
+        }
+        let to = dir.join(INVENTORY_FILE);
+        fs::copy(&from, &to).map(drop).map_err(ImageError::io("copy into", &to))
     }
 
     /// What is in it, if somebody looked when it was made.

@@ -37,23 +37,12 @@ fn of_manifest(manifest: &Manifest, digest: &str) -> Value {
         "checksums": [{ "algorithm": "SHA256", "checksumValue": digest }],
     });
     let packages = manifest.packages.iter().map(|(name, version)| {
-        json!({
-            "SPDXID": package_id(name),
-            "name": name,
-            "versionInfo": version,
-            "downloadLocation": "NOASSERTION",
-            "filesAnalyzed": false,
-            "licenseConcluded": "NOASSERTION",
-            "licenseDeclared": "NOASSERTION",
-            "copyrightText": "NOASSERTION",
-            "externalRefs": [{
-                "referenceCategory": "PACKAGE-MANAGER",
-                "referenceType": "purl",
-                "referenceLocator": format!("pkg:deb/debian/{}@{}?distro={}", quoted(name), quoted(version), quoted(&manifest.suite)),
-            }],
-        })
+        let purl = format!("pkg:deb/debian/{}@{}?distro={}", quoted(name), quoted(version), quoted(&manifest.suite));
+        package(&package_id(name), name, version, &purl)
     });
-    let contained = manifest.packages.keys().map(|name| relation("SPDXRef-Image", "CONTAINS", &package_id(name)));
+    let npm = manifest.npm.iter().map(|(name, version)| npm_package(name, version));
+    let ids = manifest.packages.keys().map(|name| package_id(name)).chain(manifest.npm.keys().map(|name| npm_id(name)));
+    let contained = ids.map(|id| relation("SPDXRef-Image", "CONTAINS", &id));
     json!({
         "spdxVersion": "SPDX-2.3",
         "dataLicense": "CC0-1.0",
@@ -64,11 +53,39 @@ fn of_manifest(manifest: &Manifest, digest: &str) -> Value {
             "created": utc(manifest.epoch),
             "creators": [concat!("Tool: airlock-", env!("CARGO_PKG_VERSION"))],
         },
-        "packages": std::iter::once(image).chain(packages).collect::<Vec<_>>(),
+        "packages": std::iter::once(image).chain(packages).chain(npm).collect::<Vec<_>>(),
         "relationships": std::iter::once(relation("SPDXRef-DOCUMENT", "DESCRIBES", "SPDXRef-Image"))
             .chain(contained)
             .collect::<Vec<_>>(),
     })
+}
+
+fn npm_package(name: &str, version: &str) -> Value {
+    // A scope is a namespace of the URL, its parts quoted one by one.
+    let path = name.split('/').map(quoted).collect::<Vec<_>>().join("/");
+    package(&npm_id(name), name, version, &format!("pkg:npm/{path}@{}", quoted(version)))
+}
+
+fn package(id: &str, name: &str, version: &str, purl: &str) -> Value {
+    json!({
+        "SPDXID": id,
+        "name": name,
+        "versionInfo": version,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": false,
+        "licenseConcluded": "NOASSERTION",
+        "licenseDeclared": "NOASSERTION",
+        "copyrightText": "NOASSERTION",
+        "externalRefs": [{
+            "referenceCategory": "PACKAGE-MANAGER",
+            "referenceType": "purl",
+            "referenceLocator": purl,
+        }],
+    })
+}
+
+fn npm_id(name: &str) -> String {
+    package_id(name).replacen("Package", "Npm", 1)
 }
 
 fn relation(from: &str, kind: &str, to: &str) -> Value {
@@ -121,15 +138,19 @@ mod tests {
         let document = of_manifest(&manifest, "ab");
         assert_eq!(document["spdxVersion"], "SPDX-2.3");
         let packages = document["packages"].as_array().unwrap();
-        assert_eq!(packages.len(), 3);
+        assert_eq!(packages.len(), 4);
         assert_eq!(packages[1]["SPDXID"], "SPDXRef-Package-libstdc-u2b--u2b-6");
         let purl = |index: usize| &packages[index]["externalRefs"][0]["referenceLocator"];
         assert_eq!(purl(1), "pkg:deb/debian/libstdc%2B%2B6@12.2.0-14?distro=bookworm");
         assert_eq!(purl(2), "pkg:deb/debian/tzdata@1%3A2026a-0%2Bdeb12u1?distro=bookworm");
+        assert_eq!(
+            (packages[3]["SPDXID"].as_str(), purl(3).as_str()),
+            (Some("SPDXRef-Npm--u40-openai-u2f-codex"), Some("pkg:npm/%40openai/codex@0.169.0"))
+        );
         let relations = document["relationships"].as_array().unwrap();
         let ids: Vec<_> = packages.iter().map(|package| &package["SPDXID"]).collect();
         assert!(relations.iter().all(|relation| ids.contains(&&relation["relatedSpdxElement"])));
-        assert_eq!(relations.len(), 3);
+        assert_eq!(relations.len(), 4);
         assert_eq!(to_bytes(&manifest, "ab"), to_bytes(&manifest, "ab"));
     }
 

@@ -443,23 +443,24 @@ fn one_that_does_not_boot_is_not_published_and_the_one_before_it_stays() {
 #[test]
 fn damage_after_the_publication_is_found() {
     let bench = Bench::new();
-    let flip = |path: &Path| {
+    type Damage = fn(&Path);
+    let flip: Damage = |path| {
         let mut bytes = fs::read(path).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
         fs::write(path, bytes).unwrap();
     };
-    let damages: [(&str, &str, &dyn Fn(&Path)); 7] = [
-        ("rootfs.erofs", "image_corrupt", &flip),
-        ("vmlinuz", "image_corrupt", &flip),
-        ("initramfs", "image_corrupt", &flip),
-        ("manifest.toml", "image_corrupt", &flip),
-        ("sbom.spdx.json", "image_corrupt", &flip),
-        ("rootfs.erofs", "image_corrupt", &|path| {
+    let damages: [(&str, &str, Damage); 7] = [
+        ("rootfs.erofs", "image_corrupt", flip),
+        ("vmlinuz", "image_corrupt", flip),
+        ("initramfs", "image_corrupt", flip),
+        ("manifest.toml", "image_corrupt", flip),
+        ("sbom.spdx.json", "image_corrupt", flip),
+        ("rootfs.erofs", "image_corrupt", |path| {
             fs::OpenOptions::new().write(true).open(path).unwrap().set_len(4096).unwrap();
         }),
-        ("initramfs", "image_missing", &|path| fs::remove_file(path).unwrap()),
+        ("initramfs", "image_missing", |path| fs::remove_file(path).unwrap()),
     ];
     let registry = Registry::open(bench.state.path()).unwrap();
     for (file, code, damage) in damages {

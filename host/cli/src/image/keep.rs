@@ -82,7 +82,7 @@ pub async fn remove(config: &Config, images: Vec<String>, json: bool) -> Outcome
 
 /// Prints what is different between two images.
 pub fn compare(first: &GoldenImage, second: &GoldenImage, json: bool) -> Outcome {
-    let found = diff(&first.manifest, &second.manifest);
+    let found = diff(first, second);
     let whole = json!({ "from": first.reference(), "to": second.reference(), "diff": found });
     Ok(result(json, &whole, || {
         line(format!("from {}\nto   {}", first.reference(), second.reference()));
@@ -95,6 +95,10 @@ pub fn compare(first: &GoldenImage, second: &GoldenImage, json: bool) -> Outcome
             ("files", &found.files),
         ] {
             print_changes(what, changes);
+        }
+        match &found.root {
+            Some(changes) => print_changes("root", changes),
+            None => line("root: not compared, one of the two has no list of its files"),
         }
         line(format!("size {:+} bytes", found.grown_bytes));
     }))

@@ -102,7 +102,7 @@ impl Builds {
 impl Engine {
     /// Begins a build and answers at once.
     pub async fn start_build(&self, request: StartBuild) -> Result<BuildRecord, Error> {
-        let failed = |source| Error::Build { name: cut(&request.recipe), source };
+        let failed = |source| Error::Build { name: cut(&request.recipe), source: Box::new(source) };
         if request.recipe.contains('/') || request.recipe.ends_with(".toml") {
             // A caller of the API names what the program ships, not files of this host.
             let known = airlock_image::recipe::embedded_names();
@@ -222,5 +222,5 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, airlock_image::ImageError> + Send + 'static,
 ) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(work).await.map_err(|_| Error::ShuttingDown)?;
-    done.map_err(|source| Error::Build { name: "images".to_owned(), source })
+    done.map_err(|source| Error::Build { name: "images".to_owned(), source: Box::new(source) })
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::elf_seen as elf;
 use crate::error::ImageError;
+use crate::inventory;
 use crate::tree::Tree;
 
 /// As much of a program as tells what it is; an interpreter's name stands at its start in practice.
@@ -76,6 +77,7 @@ const FILE: &str = "root-seen.json";
 impl RootSeen {
     /// Keeps what is in `root` beside the filesystem that is made of it.
     pub(crate) fn keep(root: &Path, entry: &Path) -> Result<(), ImageError> {
+        inventory::keep(root, entry)?;
         let bytes = serde_json::to_vec(&Self::of(root)?).map_err(ImageError::Encode)?;
         let path = entry.join(FILE);
         fs::write(&path, bytes).map_err(ImageError::io("write", &path))
