@@ -32,6 +32,17 @@ fn state() -> State {
     }
 }
 
+/// Images of its own, and the cache of all tests if there is one.
+fn apart() -> State {
+    let dir = tempfile::tempdir().unwrap();
+    if let Some(shared) = std::env::var_os("AIRLOCK_TEST_STATE") {
+        let cache = Path::new(&shared).join("cache");
+        fs::create_dir_all(&cache).unwrap();
+        std::os::unix::fs::symlink(cache, dir.path().join("cache")).unwrap();
+    }
+    State { path: dir.path().to_owned(), _temporary: Some(dir) }
+}
+
 fn build_quietly(recipe: &str, state: &State, refresh: bool) -> (GoldenImage, BTreeMap<BuildStage, bool>) {
     let mut reused = BTreeMap::new();
     let loaded = LoadedRecipe::load(recipe).unwrap();
@@ -105,7 +116,7 @@ fn real_base_is_built_reused_verified_and_its_damage_named() {
 /// What a developer of the guest does all day: only the initramfs is made anew.
 #[test]
 fn real_base_with_another_agent_is_built_in_seconds() {
-    let state = state();
+    let state = apart();
     let (image, _) = build_quietly("base", &state, false);
     let changed: Vec<GuestProgram> = guest_programs()
         .iter()
@@ -131,7 +142,7 @@ fn real_base_with_another_agent_is_built_in_seconds() {
 /// Another list of packages fetches only what is new, and an ext4 root of the same recipe is the same bytes twice.
 #[test]
 fn real_changed_package_list_reuses_what_was_fetched_and_ext4_is_reproducible() {
-    let state = state();
+    let state = apart();
     build_quietly("base", &state, false);
     let debs = state.path.join("cache/downloads/debs");
     let count = || fs::read_dir(&debs).unwrap().count();
@@ -163,7 +174,7 @@ fn real_changed_package_list_reuses_what_was_fetched_and_ext4_is_reproducible() 
 /// Refused archives in a whole build: the exact code, nothing published, nothing left, and the next build works.
 #[test]
 fn real_hostile_archives_are_refused_and_nothing_of_them_is_published() {
-    let state = state();
+    let state = apart();
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().join("tree");
     fs::create_dir_all(tree.join("etc")).unwrap();
@@ -210,7 +221,7 @@ fn real_hostile_archives_are_refused_and_nothing_of_them_is_published() {
 /// A package of the npm registry, installed by the host's npm.
 #[test]
 fn real_npm_package_is_in_the_root_and_in_the_manifest() {
-    let state = state();
+    let state = apart();
     let dir = tempfile::tempdir().unwrap();
     let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../images/no-init.toml")).unwrap();
     let file = dir.path().join("tool.toml");
