@@ -13,10 +13,11 @@ use airlock_domain::diagnosis::facts::{HostFacts, TapFacts};
 use airlock_domain::diagnosis::{Case, Classifier, ConsoleFacts, Expected, Verdict, diagnose};
 use airlock_domain::redaction::redact_text;
 use airlock_protocol::Stage;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::engine::Engine;
 use crate::engine_evidence::blocking;
+use crate::engine_probe::Facts;
 use crate::error::Error;
 use crate::evidence;
 
@@ -37,6 +38,8 @@ pub(crate) struct Patient {
     pub failure: Option<Failure>,
     /// What the host sees of it, as `Effects::describe` says it.
     pub host: Option<Value>,
+    /// What probes found out.
+    pub facts: Facts,
     /// Its address.
     pub expected: Expected,
     /// Whether nothing of it is left.
@@ -44,22 +47,33 @@ pub(crate) struct Patient {
 }
 
 impl Patient {
+    /// Everything that was seen of it, for its evidence.
+    pub fn seen(&self) -> Option<Value> {
+        let mut seen = self.host.clone()?;
+        if self.facts != Facts::default() {
+            seen["probes"] = json!(self.facts);
+        }
+        Some(seen)
+    }
+
     /// The verdict, and the last lines of the console without secrets. Blocking.
     pub fn examine(&self) -> (Verdict, Vec<String>) {
         let console = classify(&self.dir.join("console.log"));
         let vmm_log = classify(&self.dir.join("vmm.log"));
-        let host = self.host.as_ref().map(|seen| host_facts(seen, &self.timeline));
+        let described = self.host.as_ref().map(|seen| host_facts(seen, &self.timeline));
+        let host = self.facts.host.clone().map(|facts| relevant(facts, &self.timeline)).or(described);
         let case = Case {
             timeline: &self.timeline,
             failure: self.failure.as_ref(),
             console: console.as_ref(),
             vmm_log: vmm_log.as_ref(),
             host: host.as_ref(),
+            guest: self.facts.guest.as_ref(),
             expected: self.expected.clone(),
             ended: self.ended,
             ..Case::default()
         };
-        let lines = console.iter().flat_map(|console| &console.last_lines).map(|line| redact_text(&line.text));
+        let lines = console.iter().flat_map(ConsoleFacts::last_lines).map(|line| redact_text(&line.text));
         let lines: Vec<String> = lines.filter(|line| !line.is_empty()).collect();
         (diagnose(&case), lines.get(lines.len().saturating_sub(LAST_LINES)..).unwrap_or_default().to_vec())
     }
@@ -128,6 +142,12 @@ fn host_facts(seen: &Value, timeline: &[TimelineEntry]) -> HostFacts {
     HostFacts { tap: tap.filter(|_| made && vmm_alive == Some(true)), vmm_alive, ..HostFacts::default() }
 }
 
+/// A TAP that was not made yet is not missing, and one of a dead VMM explains nothing.
+fn relevant(facts: HostFacts, timeline: &[TimelineEntry]) -> HostFacts {
+    let made = timeline.iter().any(|entry| entry.stage == Stage::TapUp && entry.ok);
+    HostFacts { tap: facts.tap.filter(|_| made && facts.vmm_alive == Some(true)), ..facts }
+}
+
 impl Engine {
     /// What is wrong with a VM, or that nothing is. Of one that failed the verdict is that of the moment, kept with its evidence.
     pub async fn diagnosis(&self, id: VmId) -> Result<Verdict, Error> {
@@ -141,12 +161,14 @@ impl Engine {
         }
         let live = ctx.vm_dir(id);
         let dir = if live.exists() { live } else { evidence::dir_of(&ctx.config.state_dir, &evidence::id_of(id)) };
+        let address = format!("{}/{}", vm.address, ctx.config.network.subnet.prefix());
         let patient = Patient {
             dir,
             timeline: self.timeline(id).await?,
             failure: vm.failure,
             host: if ended { None } else { Some(ctx.executor.effects.describe(id).await) },
-            expected: Expected { address: Some(vm.address.to_string()), ..Expected::default() },
+            facts: if ended { Facts::default() } else { self.probe_vm(id).await? },
+            expected: Expected { address: Some(address) },
             ended,
         };
         Ok(blocking(move || patient.examine().0).await)

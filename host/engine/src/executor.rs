@@ -25,6 +25,7 @@ use airlock_protocol::Stage;
 use crate::clock::now_ms;
 use crate::engine_diagnosis::{Patient, refined};
 use crate::engine_evidence::blocking;
+use crate::engine_probe::Facts;
 use crate::error::chain;
 use crate::evidence::{Bundles, Subject};
 use crate::records::VmState;
@@ -151,16 +152,18 @@ impl Executor {
         failure: Failure,
         timeline: Vec<TimelineEntry>,
         expected: Expected,
+        facts: Facts,
     ) -> Failure {
         let vm_dir = self.vms_dir.join(vm_id.dir_name());
         let host = Some(self.effects.describe(vm_id).await);
         let bundles = self.bundles.clone();
         let (failure, saved) = blocking(move || {
             let patient =
-                Patient { dir: vm_dir, timeline, failure: Some(failure.clone()), host, expected, ended: false };
+                Patient { dir: vm_dir, timeline, failure: Some(failure.clone()), host, facts, expected, ended: false };
             let (verdict, console_end) = patient.examine();
             let failure = Failure { console_end, ..refined(failure, &verdict) };
-            let Patient { dir: vm_dir, timeline, host, .. } = patient;
+            let host = patient.seen();
+            let Patient { dir: vm_dir, timeline, .. } = patient;
             let diagnosis = Some(verdict);
             let session_id = Some(session_id);
             let subject = Subject { vm_id, session_id, vm_dir, failure, timeline, host, diagnosis };

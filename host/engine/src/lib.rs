@@ -11,7 +11,7 @@
 //! * [`store`]: everything durable, all SQL
 //! * [`vault`]: envelope encryption of credentials
 //! * [`evidence`]: what is kept of a VM that failed; `engine_evidence`: shown, exported and removed
-//! * `engine_diagnosis`: what is wrong with a VM
+//! * `engine_diagnosis`: what is wrong with a VM; `engine_probe`: what host and guest say of it
 
 mod clock;
 mod context;
@@ -19,6 +19,7 @@ mod dhcp;
 pub mod engine;
 mod engine_diagnosis;
 mod engine_evidence;
+mod engine_probe;
 pub mod error;
 pub mod evidence;
 pub mod executor;
@@ -34,4 +35,5 @@ mod vm;
 pub use clock::Moment;
 pub use context::DriverReport;
 pub use engine::{Engine, EngineHealth, OpenError, SessionWatch, Snapshot, StartSession, ViewerEnd};
+pub use engine_probe::Facts;
 pub use error::{Error, ErrorKind};

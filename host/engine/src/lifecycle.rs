@@ -239,7 +239,7 @@ impl Engine {
     }
 
     /// Gives an order to the task of a VM; `false` if there is none that takes orders.
-    async fn order(&self, id: VmId, order: Order) -> bool {
+    pub(crate) async fn order(&self, id: VmId, order: Order) -> bool {
         let orders = self.tasks().live.get(&id).map(|(live, _)| live.orders.clone());
         match orders {
             Some(orders) => orders.send(order).await.is_ok(),

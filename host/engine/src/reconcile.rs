@@ -13,6 +13,7 @@ use airlock_domain::{Cause, VmId};
 use airlock_effects::steps::EffectError;
 
 use crate::clock::{Moment, monotonic_ms, now_ms};
+use crate::engine_probe::Facts;
 use crate::error::chain;
 use crate::executor::Executor;
 use crate::records::{SessionRecord, VmState};
@@ -150,7 +151,7 @@ impl Executor {
         let timeline = self.store.timeline(vm_id).await?;
         let expected = Expected { address: Some(vm.address.to_string()) };
         let failure = Failure::new(cause, vm.stage, detail);
-        let failure = self.save_evidence(vm_id, vm.session_id, failure, timeline, expected).await;
+        let failure = self.save_evidence(vm_id, vm.session_id, failure, timeline, expected, Facts::default()).await;
         if let Some(session) = self.store.session(vm.session_id).await?
             && let Some(to) = session.state.after(SessionEvent::Failed)
         {

@@ -7,6 +7,8 @@ use airlock_domain::boot::{BootEvent, Failure};
 use airlock_domain::session::SessionState;
 use airlock_domain::vmm::VmmExit;
 use airlock_effects::control::ControlSender;
+use airlock_effects::probes::LIMIT;
+use airlock_protocol::facts::GuestFacts;
 use airlock_protocol::health::Health;
 use airlock_protocol::message::{GuestMessage, HostMessage};
 use tokio::sync::{mpsc, oneshot};
@@ -25,7 +27,7 @@ const COMMIT_RETRY: Duration = Duration::from_secs(2);
 const RENEWAL: Duration = Duration::from_millis(LEASE_MS.unsigned_abs() / 4);
 
 /// What reaches the task from its VM.
-pub(super) enum Input {
+pub(crate) enum Input {
     ConsoleLine(String),
     ControlUp(ControlSender),
     ControlDown,
@@ -36,9 +38,28 @@ pub(super) enum Input {
 
 /// Questions to the guest that wait for their answer.
 #[derive(Debug, Default)]
-pub(super) struct Probes {
+pub(crate) struct Probes {
     next: u64,
     waiting: HashMap<u64, oneshot::Sender<Reached>>,
+    looking: HashMap<u64, oneshot::Sender<GuestFacts>>,
+}
+
+impl Probes {
+    /// A question for what the agent sees: its name, and where its answer will come.
+    pub(crate) fn ask_facts(&mut self) -> (u64, oneshot::Receiver<GuestFacts>) {
+        let (answer, answered) = oneshot::channel();
+        self.looking.retain(|_, answer| !answer.is_closed());
+        self.next += 1;
+        self.looking.insert(self.next, answer);
+        (self.next, answered)
+    }
+
+    /// What the agent sees, to whoever asked.
+    pub(crate) fn answer_facts(&mut self, id: u64, facts: GuestFacts) {
+        if let Some(answer) = self.looking.remove(&id) {
+            let _ = answer.send(facts);
+        }
+    }
 }
 
 impl VmTask {
@@ -70,7 +91,10 @@ impl VmTask {
                     readers.spawn(guest::probe_health(self.ctx.clone(), self.address, inputs.clone()));
                 }
                 Ok(Next::End(end)) => return end,
-                Err(failure) => return End::Failed(failure),
+                Err(failure) => {
+                    self.look_at_failed(&failure, &mut received).await;
+                    return End::Failed(failure);
+                }
             }
             wake = tokio::time::Instant::from_std(self.next_wake());
         }
@@ -104,6 +128,10 @@ impl VmTask {
                 self.session.deadline_ms = deadline.wall_ms;
                 self.session.clock.deadline_ms = deadline.mono_ms;
                 let _ = self.events.send(SessionEvent::State(self.session.clone()));
+            }
+            Some(Order::Look { answer }) => {
+                let looking = self.look(LIMIT);
+                tokio::spawn(async move { drop(answer.send(looking.await)) });
             }
             Some(Order::Reach { target, timeout, answer }) => {
                 let probes = &mut self.probes;
@@ -161,7 +189,8 @@ impl VmTask {
                     let _ = answer.send(Reached { outcome, ms });
                 }
             }
-            GuestMessage::Login { .. } | GuestMessage::Pong { .. } | GuestMessage::Facts { .. } => {}
+            GuestMessage::Facts { id, facts } => self.probes.answer_facts(id, *facts),
+            GuestMessage::Login { .. } | GuestMessage::Pong { .. } => {}
         }
         Ok(if probe { Next::ProbeHealth } else { Next::Go })
     }

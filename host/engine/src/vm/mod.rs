@@ -34,10 +34,12 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::clock::{Moment, monotonic_ms, now_ms};
 use crate::context::Context;
+use crate::engine_probe::Facts;
 use crate::error::chain;
 use crate::records::{Reached, SessionEvent, SessionRecord, VmState};
 use crate::store::StoreError;
 
+pub(crate) use self::follow::Input;
 use self::follow::Probes;
 
 /// What the task is asked.
@@ -53,6 +55,8 @@ pub(crate) enum Order {
     Extend(Moment),
     /// Ask the guest what it reaches.
     Reach { target: ReachTarget, timeout: Duration, answer: oneshot::Sender<Reached> },
+    /// Look at the VM from both sides.
+    Look { answer: oneshot::Sender<Facts> },
 }
 
 /// What viewers wait for.
@@ -111,19 +115,21 @@ pub(crate) struct Ingredients {
 }
 
 pub(crate) struct VmTask {
-    ctx: Arc<Context>,
-    session: SessionRecord,
-    address: Ipv4Addr,
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) session: SessionRecord,
+    pub(crate) address: Ipv4Addr,
     generation: i64,
-    image: GoldenImage,
+    pub(crate) image: GoldenImage,
     login: Option<LoginSpec>,
     planned: Instant,
     deadline: Instant,
     boot: BootMachine,
     ready: bool,
-    handle: Option<VmmHandle>,
-    control: Option<ControlSender>,
-    probes: Probes,
+    pub(crate) handle: Option<VmmHandle>,
+    pub(crate) control: Option<ControlSender>,
+    pub(crate) probes: Probes,
+    /// What was found out when it failed.
+    pub(crate) facts: Facts,
     /// Captured, but not committed yet.
     pending: Option<Vec<CapturedFile>>,
     events: broadcast::Sender<SessionEvent>,
@@ -150,6 +156,7 @@ impl VmTask {
             handle: None,
             control: None,
             probes: Probes::default(),
+            facts: Facts::default(),
             pending: None,
             events,
             view,
@@ -209,11 +216,12 @@ impl VmTask {
     }
 
     /// Diagnoses the failure and keeps what shows it.
-    async fn save_evidence(&self, failure: Failure) -> Failure {
+    async fn save_evidence(&mut self, failure: Failure) -> Failure {
         let (vm_id, timeline) = (self.session.vm_id, self.boot.timeline().to_vec());
         let address = format!("{}/{}", self.address, self.ctx.config.network.subnet.prefix());
         let expected = Expected { address: Some(address) };
-        self.ctx.executor.save_evidence(vm_id, self.session.id, failure, timeline, expected).await
+        let facts = std::mem::take(&mut self.facts);
+        self.ctx.executor.save_evidence(vm_id, self.session.id, failure, timeline, expected, facts).await
     }
 
     /// Feeds the boot machine; records and publishes its stages. A failure of the boot comes back as the error.
