@@ -97,6 +97,9 @@ mod tests {
             "airlock vm console 1 -f",
             "airlock vm destroy 1 2",
             "airlock image build base browser",
+            "airlock image build --oci registry.example/a/app:1 -o app --memory 512",
+            "airlock image build --rootfs-tar root.tar.zst --format ext4 --size 8G --kernel vmlinux",
+            "airlock image import DIR --name seed",
             "airlock image build base --no-boot-test --no-wait --detach --refresh",
             "airlock image builds --json",
             "airlock image log base --follow",
@@ -118,6 +121,10 @@ mod tests {
         }
         for line in [
             "airlock",
+            "airlock image build",
+            "airlock image build base --oci x.tar",
+            "airlock image build --oci x.tar --rootfs-tar y.tar",
+            "airlock image import DIR",
             "airlock login",
             "airlock login demo",
             "airlock login demo --user u --until soon",
