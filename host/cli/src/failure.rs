@@ -81,6 +81,12 @@ impl From<ImageError> for Box<Failure> {
             _ => FAILED,
         };
         let mut failure = Failure::new(exit, error.code(), error.to_string(), error.remedy()).beneath(&error);
+        if let ImageError::Preflight { problems, .. } = &error {
+            failure.detail.cause = error.cause().map(|cause| cause.code().to_owned());
+            failure.detail.stage = problems.first().map(|problem| problem.stage);
+            // All of them at once: one correction a build would be the old way.
+            failure.chain.extend(problems.iter().map(ToString::to_string));
+        }
         if let ImageError::BootTestFailed { failure: booted, .. } = &error {
             failure.detail.cause = Some(booted.cause.code().to_owned());
             failure.detail.stage = booted.stage;
@@ -145,6 +151,7 @@ impl From<OpenError> for Box<Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use airlock_protocol::Stage;
 
     #[test]
     fn answers_map_to_exit_codes() {
@@ -160,6 +167,28 @@ mod tests {
         ] {
             assert_eq!(Failure::answered(status, ErrorDetail::default()).exit, exit, "{status}");
         }
+    }
+
+    #[test]
+    fn everything_wrong_with_an_image_is_told_at_once() {
+        use airlock_image::preflight::Problem;
+        let problem =
+            |code, stage, what: &str| Problem { code, stage, refuses: true, what: what.into(), remedy: "do it".into() };
+        let problems = vec![
+            problem("no_console_output", Stage::KernelStarted, "vmlinuz is cut"),
+            problem("service_program_missing", Stage::Ready, "app is gone"),
+        ];
+        let failure: Box<Failure> = ImageError::Preflight { image: "base".into(), problems }.into();
+        let detail = &failure.detail;
+        assert_eq!(
+            (failure.exit, detail.code.as_str(), detail.stage),
+            (FAILED, "no_console_output", Some(Stage::KernelStarted))
+        );
+        assert_eq!(detail.cause.as_deref(), Some("no_console_output"));
+        assert_eq!(
+            failure.chain,
+            ["no_console_output: vmlinuz is cut (do it)", "service_program_missing: app is gone (do it)"]
+        );
     }
 
     #[test]

@@ -98,6 +98,10 @@ impl From<&ImageError> for BuildFailure {
             message = format!("{message}: {cause}");
             source = cause.source();
         }
+        if let ImageError::Preflight { problems, .. } = error {
+            let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            message = format!("{error}: {}", all.join("; "));
+        }
         let booted = match error {
             ImageError::BootTestFailed { failure, .. } => Some(failure),
             _ => None,
