@@ -4,7 +4,7 @@
 //! package from here, dpkg its own checksums; npm compares digests. Losing the directory costs only time.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::ImageError;
 use crate::reporter::Reporter;
@@ -16,6 +16,9 @@ use crate::tool::{self, ToolRun};
 const OFFER: &str = r#"mkdir -p "$1/var/cache/apt/archives"; find "$AIRLOCK_DEBS" -maxdepth 1 -name '*.deb' -exec cp -t "$1/var/cache/apt/archives" -- {} +"#;
 const KEEP: &str =
     r#"find "$1/var/cache/apt/archives" -maxdepth 1 -name '*.deb' -exec cp -n -t "$AIRLOCK_DEBS" -- {} +"#;
+
+/// Certificates that this host trusts (Debian's ca-certificates).
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// The directory of what was fetched.
 #[derive(Debug, Clone)]
@@ -61,6 +64,10 @@ impl Downloads {
         }
         path.extend(["/usr/bin", "/bin"].map(str::to_owned));
         run.env.push(("PATH".to_owned(), path.join(":")));
+        // Node has certificates of its own; an operator's are in the host's.
+        if Path::new(CERTIFICATES).exists() {
+            run.env.push(("NODE_EXTRA_CA_CERTS".to_owned(), CERTIFICATES.to_owned()));
+        }
         Ok(run)
     }
 }

@@ -223,6 +223,8 @@ fn entries_seen(state: &StateDir) -> Result<Vec<EntrySeen>, ImageError> {
         let record = match name.split('-').next() {
             Some("kernel") => "kernel.toml",
             Some("rootfs") => "rootfs.toml",
+            // No image has a file that is one: they serve only the next build.
+            Some("layer") => "layer.toml",
             _ => continue,
         };
         let text = fs::read_to_string(entry.path().join(record)).ok();

@@ -148,7 +148,9 @@ pub(crate) fn write_erofs(loaded: &LoadedRecipe, uuid: &str, image: &str, root: 
 pub(crate) fn install_npm(loaded: &LoadedRecipe, cache: &str, root: &str) -> ToolRun {
     let mut args: Vec<String> =
         ["install", "--global", "--ignore-scripts", "--no-audit", "--no-fund"].map(str::to_owned).into();
-    args.extend(["--no-update-notifier", "--loglevel=error", "--os=linux", "--cpu=x64"].map(str::to_owned));
+    args.extend(
+        ["--no-update-notifier", "--loglevel=error", "--fetch-retries=2", "--os=linux", "--cpu=x64"].map(str::to_owned),
+    );
     args.extend([format!("--prefix={root}/usr/local"), format!("--cache={cache}")]);
     args.extend(loaded.recipe.npm.iter().cloned());
     let mut run = ToolRun::new("npm", args);
