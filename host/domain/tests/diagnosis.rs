@@ -96,9 +96,17 @@ fn may_be_said(whole: &Verdict, row: &Row) -> BTreeSet<Cause> {
     }
     // A log of which nothing is left shows no output; a script whose words are all gone said nothing.
     may.insert(C::NoConsoleOutput);
+    // Without its last boot a log is about the one before.
+    let log = read(row.0);
+    let text = String::from_utf8_lossy(&log);
+    for (end, _) in text.match_indices("[    0.000000] Linux version").skip(1) {
+        let before = judge(&text.as_bytes()[..end]);
+        may.extend(before.also);
+        may.extend(before.verdict.fault());
+    }
     if row.0 == "ours-forged-panic" {
-        // Where nothing is left that came after it, nobody can tell who wrote it.
-        may.insert(C::KernelPanic);
+        // Where nothing is left that contradicts it, nobody can tell who wrote it.
+        may.extend([C::KernelPanic, C::RootDeviceMissing]);
     }
     if row.0.starts_with("script-") || read(row.0).windows(13).any(|window| window == b"network-setup") {
         may.extend([C::UnitOutputNotOnConsole, C::UnitFailed]);
@@ -116,6 +124,7 @@ fn less_exact(cause: Cause) -> &'static [Cause] {
         // It is another address than the leased one, whoever set that first.
         C::AddressOwnerConflict => &[C::AddressMismatch],
         C::LinkNoCarrier => &[C::DhcpTimeout],
+        C::DhcpTimeout => &[C::LinkNoCarrier],
         C::AddressConflict => &[C::AddressMismatch],
         _ => &[],
     }

@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use airlock_protocol::{Stage, StageReport};
 
-use super::lines::{Lines, Record, records};
+use super::lines::{Lines, Record, parts};
 use super::marks::{MARKS, Mark};
 use super::rules::{self, From, Rule};
 use super::script::Script;
@@ -91,8 +91,8 @@ pub struct ConsoleFacts {
     pub boots: u32,
     /// The line where the last one begins.
     pub boot_line: u64,
-    /// The end of the log, cleaned of terminal sequences.
-    pub last_lines: VecDeque<Evidence>,
+    /// The end of the log.
+    last: VecDeque<(u64, Vec<u8>)>,
     pub(super) boot: Boot,
 }
 
@@ -177,23 +177,32 @@ pub fn classify(bytes: &[u8]) -> ConsoleFacts {
 }
 
 impl ConsoleFacts {
+    /// The end of the log, cleaned of terminal sequences.
+    pub fn last_lines(&self) -> impl DoubleEndedIterator<Item = Evidence> + '_ {
+        self.last.iter().map(|(number, text)| Evidence::of_line(*number, text))
+    }
+
     fn take_line(&mut self, number: u64, text: &[u8]) {
         if text.is_empty() {
             return;
         }
-        if self.last_lines.len() == LAST_LINES {
-            self.last_lines.pop_front();
-        }
-        self.last_lines.push_back(Evidence::of_line(number, text));
+        let mut kept = if self.last.len() == LAST_LINES { self.last.pop_front() } else { None }.unwrap_or_default().1;
+        kept.clear();
+        kept.extend_from_slice(text.get(..text.len().min(MAX_TEXT)).unwrap_or_default());
+        self.last.push_back((number, kept));
         let Some(table) = TABLE.as_ref() else { return };
         let mut found = table.automaton.find_overlapping_iter(text).peekable();
-        records(number, text, |record, end| {
-            if let Some(stamp) = record.stamp {
+        parts(number, text, |part, end| {
+            if let Some(stamp) = part.stamp {
                 self.take_stamp(stamp, number);
             }
-            if !record.whole.is_empty() && !is_firmware(record.whole) {
+            if !part.whole.is_empty() && !is_firmware(part.whole) {
                 self.boot.spoke = Some(number);
             }
+            if found.peek().is_none_or(|hit| hit.end() > end) {
+                return;
+            }
+            let record = part.record();
             while let Some(hit) = found.next_if(|hit| hit.end() <= end) {
                 for target in table.targets.get(hit.pattern().as_usize()).into_iter().flatten() {
                     match target {
@@ -324,9 +333,22 @@ fn is_firmware(text: &[u8]) -> bool {
 /// A line of Firecracker's log (`<time> [<id>:<thread>:<level>...] text`) or of QEMU's standard error.
 fn is_vmm(text: &[u8]) -> bool {
     let head = text.get(..text.len().min(160)).unwrap_or_default();
-    let leveled = [&b":ERROR"[..], b":WARN", b":INFO"].iter().any(|level| memchr::memmem::find(head, level).is_some());
-    let stamped = head.first().is_some_and(u8::is_ascii_digit) || head.first() == Some(&b'[');
-    (leveled && stamped && memchr::memchr(b'[', head).is_some()) || head.starts_with(b"qemu-system-")
+    if head.starts_with(b"qemu-system-") {
+        return true;
+    }
+    // Looked at closely only where a time or a bracket with a colon begins.
+    let bracket = match head.first() {
+        Some(b'[') => head,
+        Some(byte) if byte.is_ascii_digit() => {
+            head.get(memchr::memchr(b'[', head).unwrap_or(head.len())..).unwrap_or_default()
+        }
+        _ => return false,
+    };
+    let inside = bracket.get(..memchr::memchr(b']', bracket).unwrap_or_default()).unwrap_or_default();
+    if memchr::memchr(b':', inside).is_none() {
+        return false;
+    }
+    [&b":ERROR"[..], b":WARN", b":INFO"].iter().any(|level| memchr::memmem::find(inside, level).is_some())
 }
 
 #[cfg(test)]

@@ -284,8 +284,8 @@ fn of_marks(boot: &Boot, found: &mut Vec<Finding>) {
             None => add(Cause::DhcpTimeout, Some(Stage::AddressSet), Grade::Soft, vec![said.clone()]),
         }
     }
-    if let Some(said) = &boot.oom {
-        match BROWSERS.iter().any(|name| said.text.contains(&format!("({name}"))) {
+    if let Some((name, said)) = boot.oom.as_ref().and_then(|said| Some((killed(&said.text)?, said))) {
+        match BROWSERS.iter().any(|browser| name.starts_with(browser)) {
             true => add(Cause::BrowserOom, Some(Stage::BrowserUp), Grade::Soft, vec![said.clone()]),
             false => add(Cause::GuestOom, None, Grade::Soft, vec![said.clone()]),
         }
@@ -303,6 +303,11 @@ fn of_marks(boot: &Boot, found: &mut Vec<Finding>) {
     if let Some(said) = &boot.crng_late {
         add(Cause::EntropyBlocked, Some(Stage::AgentUp), Grade::Weak, vec![said.clone()]);
     }
+}
+
+/// The name in `Killed process 412 (firefox-esr) total-vm:...`; none if the line was cut before its end.
+fn killed(text: &str) -> Option<&str> {
+    text.split_once(" process ")?.1.split_once('(')?.1.split_once(')').map(|(name, _)| name)
 }
 
 /// The value of `ip=` in a command line, if it cannot have been cut: something stands behind it.

@@ -35,6 +35,8 @@ pub fn diagnose(case: &Case<'_>) -> Verdict {
         None => (Vec::new(), Vec::new()),
     };
     view.demote(&mut found, case);
+    // Of a machine of ours the boot machine knows when silence is a fault.
+    found.retain(|finding| finding.cause != Cause::NoConsoleOutput || case.timeline.is_empty());
     found.extend(case.cmdline.and_then(console_findings::of_cmdline).filter(|finding| !view.is_past(finding)));
     found.extend(case.failure.and_then(fact_findings::of_failure));
     found.extend(fact_findings::of_exit(case).filter(|_| case.failure.is_none()));
@@ -288,7 +290,7 @@ impl<'a> View<'a> {
         };
         let mut evidence = doubt.map(|doubt| doubt.evidence.clone()).unwrap_or_default();
         evidence.extend(failure.map(|failure| Evidence::seen(Source::Boot, failure.detail.as_str())));
-        evidence.extend(case.console.and_then(|console| console.last_lines.back().cloned()));
+        evidence.extend(case.console.and_then(|console| console.last_lines().next_back()));
         let remedy = next_try(stage).to_owned();
         Verdict {
             verdict: Judgement::Cause(Cause::Inconclusive),

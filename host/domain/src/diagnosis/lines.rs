@@ -129,20 +129,39 @@ fn after_escape(line: &[u8], mut at: usize) -> usize {
     }
 }
 
-/// Calls `on_record` with every record of a cleaned line and the offset of its end in the line.
-pub fn records<'a>(line: u64, text: &'a [u8], mut on_record: impl FnMut(Record<'a>, usize)) {
+/// A part of a line that is one record; who said it is found out when somebody asks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Part<'a> {
+    /// As in [`Record`].
+    pub line: u64,
+    /// As in [`Record`].
+    pub stamp: Option<f64>,
+    /// What was said, with the program.
+    pub whole: &'a [u8],
+}
+
+impl<'a> Part<'a> {
+    /// With the writer's name apart.
+    pub fn record(self) -> Record<'a> {
+        let (program, text) = program_of(self.whole);
+        Record { line: self.line, stamp: self.stamp, program, text, whole: self.whole }
+    }
+}
+
+/// Calls `on_part` with every record of a cleaned line and the offset of its end in the line.
+pub fn parts<'a>(line: u64, text: &'a [u8], mut on_part: impl FnMut(Part<'a>, usize)) {
     let mut from = 0;
     let mut stamp = None;
     let mut at = 0;
     while let Some(found) = memchr2(b'[', b'\r', text.get(at..).unwrap_or_default()) {
         at += found;
         if text.get(at) == Some(&b'\r') {
-            give(line, stamp.take(), text, from..at, &mut on_record);
+            give(line, stamp.take(), text, from..at, &mut on_part);
             at += 1;
             from = at;
         } else if let Some((seconds, length)) = stamp_at(text.get(at..).unwrap_or_default()) {
             if at > from || stamp.is_some() {
-                give(line, stamp, text, from..at, &mut on_record);
+                give(line, stamp, text, from..at, &mut on_part);
             }
             stamp = Some(seconds);
             at += length;
@@ -151,7 +170,7 @@ pub fn records<'a>(line: u64, text: &'a [u8], mut on_record: impl FnMut(Record<'
             at += 1;
         }
     }
-    give(line, stamp, text, from..text.len(), &mut on_record);
+    give(line, stamp, text, from..text.len(), &mut on_part);
 }
 
 fn give<'a>(
@@ -159,12 +178,11 @@ fn give<'a>(
     stamp: Option<f64>,
     text: &'a [u8],
     range: std::ops::Range<usize>,
-    on_record: &mut impl FnMut(Record<'a>, usize),
+    on_part: &mut impl FnMut(Part<'a>, usize),
 ) {
     let end = range.end;
     let whole = text.get(range).unwrap_or_default().trim_ascii();
-    let (program, said) = program_of(whole);
-    on_record(Record { line, stamp, program, text: said, whole }, end);
+    on_part(Part { line, stamp, whole }, end);
 }
 
 /// `[    0.123456] ` or `[    0.123456][    T1] `: seconds and length.
@@ -192,7 +210,8 @@ fn stamp_at(text: &[u8]) -> Option<(f64, usize)> {
 /// The writer's name of `name[pid]: text`, also behind the date and host of a log file.
 fn program_of(whole: &[u8]) -> (Option<&[u8]>, &[u8]) {
     let window = whole.get(..whole.len().min(MAX_PREFIX)).unwrap_or_default();
-    let named = memchr::memmem::find(window, b"]: ").and_then(|close| {
+    let closes = memchr::memchr_iter(b']', window).find(|close| window.get(close + 1..close + 3) == Some(b": "));
+    let named = closes.and_then(|close| {
         let open = memrchr(b'[', window.get(..close)?)?;
         let pid = window.get(open + 1..close)?;
         let start = memrchr(b' ', window.get(..open)?).map_or(0, |space| space + 1);
@@ -232,7 +251,8 @@ mod tests {
     fn said(line: &str) -> Vec<(Option<f64>, String, String)> {
         let mut seen = Vec::new();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        records(1, line.as_bytes(), |record, _| {
+        parts(1, line.as_bytes(), |part, _| {
+            let record = part.record();
             seen.push((record.stamp, text(record.program.unwrap_or_default()), text(record.text)));
         });
         seen
@@ -294,7 +314,7 @@ mod tests {
             prop_assert_eq!(&lines(&bytes, size), &whole);
             for line in whole {
                 let mut end = 0;
-                records(1, line.as_bytes(), |_, at| end = at);
+                parts(1, line.as_bytes(), |_, at| end = at);
                 prop_assert_eq!(end, line.len());
             }
         }

@@ -102,6 +102,8 @@ pub(super) const MARKS: &[(&str, Mark)] = &[
     (": Gained carrier", Mark::Carrier),
     (": carrier acquired", Mark::Carrier),
     (": link becomes ready", Mark::Carrier),
+    // dhcpcd asks nobody before.
+    (": soliciting a DHCP lease", Mark::Carrier),
     (": waiting for carrier", Mark::CarrierAwaited),
     (": renamed from ", Mark::OtherLink),
     (": <BROADCAST,", Mark::LinkListed),

@@ -7,6 +7,7 @@ use super::lines::Record;
 /// The unit of the reference script, as its two names.
 const UNIT: &str = "network-setup.service";
 const DESCRIPTION: &str = "Setup Network from Kernel Parameters";
+const BOTH: &str = "network-setup.service - Setup Network from Kernel Parameters";
 /// What is left of a shortened name must be this long to be believed.
 const SHORTEST: usize = 12;
 /// Units and commands that are kept.
@@ -121,8 +122,7 @@ fn split_status(text: &str) -> (Option<&str>, &str) {
 /// Whether a name is that of the reference script's unit, however it was shortened.
 fn is_script(name: &str) -> bool {
     let name = name.trim().trim_end_matches('.');
-    let both = format!("{UNIT} - {DESCRIPTION}");
-    let forms = [UNIT, DESCRIPTION, &both];
+    let forms = [UNIT, DESCRIPTION, BOTH];
     match name.split_once('\u{2026}').or_else(|| name.split_once("...")) {
         Some((head, tail)) => {
             head.len() + tail.len() >= SHORTEST
@@ -136,12 +136,12 @@ fn is_script(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::lines::records;
+    use crate::diagnosis::lines::parts;
 
     fn units(log: &str) -> Units {
         let (mut units, mut alive) = (Units::default(), None);
         for (number, line) in (1u64..).zip(log.lines()) {
-            records(number, line.as_bytes(), |record, _| units.take(&record, &mut alive));
+            parts(number, line.as_bytes(), |part, _| units.take(&part.record(), &mut alive));
         }
         units
     }
