@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::OpenOptions;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -22,6 +23,8 @@ const BUILD_TOOLS: [(&str, &str); 3] =
 const DISK_MIB: u64 = 2 * 1024;
 /// Memory that one browser VM needs with its VMM, in MiB.
 const MEMORY_MIB: u64 = 1536;
+/// The oldest kernel that can do.
+const KERNEL: (u32, u32) = (5, 4);
 /// `CAP_NET_ADMIN` and `CAP_SYS_ADMIN` of capabilities(7).
 const CAP_NET_ADMIN: u64 = 12;
 const CAP_SYS_ADMIN: u64 = 21;
@@ -54,11 +57,44 @@ impl Fact {
 /// Every check, in the order in which a start would meet them.
 pub async fn examine(state_dir: &Path, network: &NetworkSpec) -> Vec<Fact> {
     let mut facts =
-        vec![capabilities(), tun(), namespaces(), nftables().await, overlap(network), egress(network).await];
+        vec![kernel(), capabilities(), tun(), namespaces(), nftables().await, overlap(network), egress(network).await];
     facts.extend([qemu().await, kvm()]);
     facts.extend(build_tools());
     facts.extend([disk(state_dir), memory()]);
     facts
+}
+
+/// The kernel's release. Older ones lack what processes are watched with (`waitid` of a pidfd, Linux 5.4).
+pub fn kernel() -> Fact {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+    match version(&release) {
+        Some(found) if found >= KERNEL => Fact::good("kernel", true, format!("Linux {release}")),
+        found => {
+            let remedy = format!("run Linux {}.{} or later", KERNEL.0, KERNEL.1);
+            let detail = format!("Linux {release}");
+            Fact { required: found.is_some(), ..Fact::bad("kernel", true, detail, remedy) }
+        }
+    }
+}
+
+/// Major and minor number at the start of a release such as `6.1.0-13-cloud-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// Where the daemon listens: a public address shows everybody who gets there a login, and passes tokens in clear text.
+pub fn listener(listen: SocketAddr) -> Fact {
+    if listen.ip().to_canonical().is_loopback() {
+        return Fact::good("listener", false, format!("the API listens on {listen}, for this host only"));
+    }
+    let whom = if listen.ip().is_unspecified() { "on every address of this host" } else { "for other machines" };
+    Fact::bad(
+        "listener",
+        false,
+        format!("the API listens on {listen}, {whom}, without TLS"),
+        "set listen = \"127.0.0.1:4000\" and put a TLS proxy before it (public_url says its address)",
+    )
 }
 
 /// `/dev/kvm` can be opened. Whether it boots a guest only a probe with a golden image tells.
@@ -130,7 +166,10 @@ pub fn namespaces() -> Fact {
 /// nft is there, and this kernel takes every kind of rule that isolates guests.
 pub async fn nftables() -> Fact {
     match network::try_rules(&format!("airlock-doctor-nft-{}", std::process::id())).await {
-        Ok(()) => Fact::good("nftables", true, "the rules that isolate guests can be made"),
+        Ok(()) => {
+            let version = network::nft_version().await.unwrap_or_else(|| "of an unknown version".to_owned());
+            Fact::good("nftables", true, format!("nft {version}; the rules that isolate guests can be made"))
+        }
         Err(error) => {
             let remedy =
                 error.remedy().unwrap_or("run as root, with a kernel that has nf_tables (netdev, inet, nat, fib)");
@@ -264,6 +303,29 @@ mod tests {
         assert_eq!(find([192, 168, 0, 1], 16).as_deref(), Some("lan1"));
         assert_eq!(find([10, 16, 9, 1], 24).as_deref(), Some("vpn0"));
         assert_eq!(find([172, 31, 77, 1], 24), None);
+    }
+
+    #[test]
+    fn a_kernel_is_known_by_its_release() {
+        assert_eq!(version("6.1.0-13-cloud-amd64"), Some((6, 1)));
+        assert_eq!(version("5.10.0"), Some((5, 10)));
+        assert!(version("5.10").unwrap() > version("5.4.1").unwrap());
+        assert_eq!((version(""), version("six")), (None, None));
+        assert!(kernel().ok, "{}", kernel().detail);
+    }
+
+    #[test]
+    fn a_public_listener_is_told_with_what_to_do() {
+        let of = |text: &str| listener(text.parse().unwrap());
+        for local in ["127.0.0.1:4000", "127.9.9.9:1", "[::1]:4000", "[::ffff:127.0.0.1]:4000"] {
+            assert!(of(local).ok, "{local}");
+        }
+        for (public, says) in
+            [("0.0.0.0:4000", "every address"), ("[::]:4000", "every address"), ("192.0.2.1:80", "other machines")]
+        {
+            let fact = of(public);
+            assert!(!fact.ok && !fact.required && fact.detail.contains(says) && fact.remedy.is_some(), "{fact:?}");
+        }
     }
 
     #[tokio::test]

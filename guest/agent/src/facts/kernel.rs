@@ -45,6 +45,10 @@ impl Said {
         }
         let micros: u64 = fields.nth(1).and_then(|text| text.parse().ok()).unwrap_or_default();
         let line = text.lines().next().unwrap_or_default();
+        // So it prints init's arguments and environment, and what it was started with.
+        if line.starts_with("  ") || line.starts_with("Kernel command line:") || line.starts_with("Command line:") {
+            return;
+        }
         if let Some(name) = killed(line)
             && self.oom_killed.len() < MAX_KILLED
         {

@@ -96,6 +96,9 @@ fn the_kernel_is_heard_and_programs_that_write_there_are_not() {
         "3,341,7000001,-;Out of memory: Killed process 812 (firefox-esr) total-vm:2048kB, anon-rss:1kB, UID:1000\n",
         "3,342,7000002,-;Memory cgroup out of memory: Killed process 9 (Web) Content) total-vm:1kB, anon-rss:1kB\n",
         "4,343,7000003,c;token=abcd1234EFGH5678ijklMNOP\n SUBSYSTEM=net\n DEVICE=n2\n",
+        "6,344,7000004,-;  with environment:\n",
+        "7,345,7000005,-;    TOKEN=abc\n",
+        "5,346,7000006,-;Kernel command line: console=ttyS0 secret=1\n",
         "no record",
     ] {
         said.take(record.as_bytes());

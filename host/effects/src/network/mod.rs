@@ -101,6 +101,12 @@ pub(crate) async fn try_rules(scratch: &str) -> Result<(), NetworkError> {
     applied.map_err(failed).and(deleted.map(drop))
 }
 
+/// The version of nft, as it says it.
+pub(crate) async fn nft_version() -> Option<String> {
+    let printed = Nft::find().ok()?.version().await.ok()?;
+    printed.split_whitespace().nth(1).map(str::to_owned)
+}
+
 impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Network").field("spec", &self.inner.spec).finish_non_exhaustive()

@@ -61,6 +61,12 @@ impl Nft {
         find_program("nft").map(|program| Self { program }).ok_or(NftError::NotInstalled)
     }
 
+    /// What it prints of its version, such as `nftables v1.0.6 (Lester Gooch #5)`.
+    pub(super) async fn version(&self) -> Result<String, NftError> {
+        let printed = self.run(&Place::Host, &["--version"], String::new()).await?;
+        Ok(String::from_utf8_lossy(&printed).trim().to_owned())
+    }
+
     /// Applies a text in one transaction.
     pub(super) async fn apply(&self, place: &Place, text: String) -> Result<(), NftError> {
         self.run(place, &["-f", "-"], text).await.map(drop)
