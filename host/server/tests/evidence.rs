@@ -65,7 +65,17 @@ async fn a_failed_boot_leaves_a_bundle_that_is_shown_exported_and_removed() {
     assert_eq!(detail["stages"][0]["stage"], "planned");
     let names: Vec<&str> =
         detail["files"].as_array().unwrap().iter().map(|file| file["name"].as_str().unwrap()).collect();
-    assert_eq!(names[..2], ["failure.json", "timeline.json"], "{detail}");
+    assert_eq!(names[..3], ["failure.json", "diagnosis.json", "timeline.json"], "{detail}");
+
+    // The verdict of the moment is kept with it, and counted.
+    let vm = view["vmId"].as_str().unwrap();
+    let verdict = api.as_admin(Method::GET, &format!("/api/vms/{vm}/diagnosis"), "").await.json();
+    assert_eq!((&verdict["verdict"], &verdict["stage"]), (&session["cause"], &session["stage"]), "{verdict}");
+    assert_eq!(verdict["remedy"], session["remedy"]);
+    assert!(verdict["evidence"][0]["text"].as_str().unwrap().contains("kernel too old"), "{verdict}");
+    let metrics = String::from_utf8(bytes(&api, "/metrics").await.1.to_vec()).unwrap();
+    let counted = format!("airlock_vm_failures_total{{cause={}}} 1", session["cause"]);
+    assert!(metrics.lines().any(|line| line == counted), "{metrics}");
 
     let (headers, archive) = bytes(&api, &format!("{path}/export")).await;
     assert_eq!(headers[header::CONTENT_TYPE], "application/gzip");
