@@ -21,7 +21,12 @@ pub async fn run(global: &Global) -> Outcome {
     let config = config::load(global, None)?;
     let facts = examine(&config.state_dir, &config.network).await;
     let missing = missing_images(&config.state_dir);
-    let facts = facts.into_iter().chain([listener(config.listen)]).chain(leftovers(global).await).chain(dhcp(global).await).collect::<Vec<_>>();
+    let facts = facts
+        .into_iter()
+        .chain([listener(config.listen)])
+        .chain(leftovers(global).await)
+        .chain(dhcp(global).await)
+        .collect::<Vec<_>>();
     let ok = facts.iter().all(is_fine) && missing.is_empty();
     if global.json {
         json_line(&json!({"ok": ok, "facts": facts, "missingImages": missing}));
