@@ -166,6 +166,11 @@ impl Fault {
         self.machine(|machine| machine.change = Some(change))
     }
 
+    /// The image is not changed.
+    pub fn as_it_is(self) -> Self {
+        self.machine(|machine| machine.change = None)
+    }
+
     /// The image is another one than `base`.
     pub fn of(self, image: &'static str) -> Self {
         self.machine(|machine| machine.image = image)

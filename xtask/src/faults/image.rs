@@ -175,17 +175,17 @@ impl Image {
     pub fn publish(mut self, images: &Path, name: &str) -> Result<()> {
         let dir = self.made.path().join("image");
         fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
-        self.file("initramfs", &dir.join("initramfs"), Some(self.initramfs.finish()))?;
-        let kernel = self.kernel.take();
-        self.file("kernel", &dir.join("vmlinuz"), kernel)?;
-        let root = dir.join("rootfs.erofs");
-        match self.rootfs.take() {
-            Some(made) => {
-                fs::rename(&made, &root).with_context(|| format!("move {}", made.display()))?;
-                self.note("rootfs", fs::metadata(&root)?.len());
-            }
-            None => self.file("rootfs", &root, None)?,
+        let initramfs = self.initramfs.finish();
+        self.file("initramfs", &dir.join("initramfs"), &initramfs)?;
+        if let Some(kernel) = self.kernel.take() {
+            self.file("kernel", &dir.join("vmlinuz"), &kernel)?;
         }
+        if let Some(made) = self.rootfs.take() {
+            let root = dir.join("rootfs.erofs");
+            fs::rename(&made, &root).with_context(|| format!("move {}", made.display()))?;
+            self.note("rootfs", fs::metadata(&root)?.len());
+        }
+        self.link_the_rest(&dir)?;
         let text = toml::to_string(&self.manifest).context("write the manifest")?;
         fs::write(dir.join("manifest.toml"), &text).context("write the manifest")?;
         let digest: String = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -200,14 +200,22 @@ impl Image {
         fs::write(&current, reference).with_context(|| format!("write {}", current.display()))
     }
 
-    /// Writes one file of the image, or links the original.
-    fn file(&mut self, kind: &str, path: &Path, made: Option<Vec<u8>>) -> Result<()> {
-        let Some(bytes) = made else {
-            let original = self.original.join(path.file_name().unwrap_or_default());
-            return symlink(&original, path).with_context(|| format!("link {}", original.display()));
-        };
+    /// Writes one file of the image.
+    fn file(&mut self, kind: &str, path: &Path, bytes: &[u8]) -> Result<()> {
         self.note(kind, bytes.len() as u64);
         fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Links what was not changed.
+    fn link_the_rest(&self, dir: &Path) -> Result<()> {
+        let original = self.original.display();
+        for entry in fs::read_dir(&self.original).with_context(|| format!("list {original}"))?.flatten() {
+            let link = dir.join(entry.file_name());
+            if entry.file_name() != "manifest.toml" && !link.exists() {
+                symlink(entry.path(), &link).with_context(|| format!("link {}", entry.path().display()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Size of a file as the manifest has it. Its digest is looked at by `image verify` only.

@@ -113,8 +113,9 @@ impl Site {
 
     /// Runs a shell script in the daemon's network namespace.
     pub fn on_host(&self, script: &str, variables: &[(&str, &str)]) -> Result<String> {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.daemon.at.namespace, "bash", "-euc", script]);
+        // Not `ip netns exec`: what that script mounts, namespaces included, would end with it.
+        let mut command = Command::new("nsenter");
+        command.args([&format!("--net=/run/netns/{}", self.daemon.at.namespace), "bash", "-euc", script]);
         command.envs(variables.iter().copied()).env("NETNS", &self.daemon.at.namespace);
         run::output(&mut command)
     }

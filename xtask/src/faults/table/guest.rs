@@ -30,7 +30,7 @@ fn ends() -> Vec<Fault> {
             .shows(Since::Exit, 1000),
         live("guest-out-of-memory", "guest_oom")
             .how("the ready guest panics when its memory is used up (`vm.panic_on_oom`)")
-            .in_guest("echo 2 > /proc/sys/vm/panic_on_oom; busybox dd if=/dev/zero of=/tmp/x bs=1M")
+            .in_guest("echo 2 > /proc/sys/vm/panic_on_oom; busybox tail /dev/zero >/dev/null 2>&1 &")
             .fails()
             .shows(Since::Sign("Kernel panic"), 1000),
         live("vmm-killed", "vmm_exited")
@@ -59,7 +59,7 @@ fn agent() -> Vec<Fault> {
                      until $bb netstat -ltn | $bb grep -q :8080; do $bb usleep 20000; done; exec airlock-agent.real",
                 )
             }),
-        fault("agent-crash-loop", "agent_restarting", Stage::AgentUp)
+        fault("agent-crash-loop", "agent_crashed", Stage::AgentUp)
             .how("the agent ends with code 3 at every start")
             .image(|image| image.wrap_agent("echo agent: cannot go on; exit 3"))
             .shows(Since::Sign("service agent exited"), 2500),

@@ -21,17 +21,13 @@ fn nic() -> Vec<Fault> {
             .before_vmm(
                 "kept=(); for arg in \"${args[@]}\"; do case $arg in tap,*|virtio-net*) unset 'kept[-1]';; *) kept+=(\"$arg\");; esac; done; args=(\"${kept[@]}\")",
             ),
-        fault("tap-down-at-boot", "tap_down", Stage::GatewayReachable)
+        fault("tap-down-at-boot", "tap_down", Stage::TapUp)
             .how("`ip link set $TAP down` before the VMM starts")
             .before_vmm("ip link set \"$TAP\" down"),
-        fault("tap-out-of-bridge-at-boot", "tap_not_in_bridge", Stage::GatewayReachable)
+        fault("tap-out-of-bridge-at-boot", "tap_not_in_bridge", Stage::TapUp)
             .how("`ip link set $TAP nomaster` before the VMM starts")
             .before_vmm("ip link set \"$TAP\" nomaster")
             .quick(),
-        fault("tap-deleted-before-vmm", "tap_missing", Stage::VmmStarted)
-            .how("`ip link del $TAP` before the VMM starts")
-            .before_vmm("ip link del \"$TAP\"")
-            .shows(Since::Exit, 1000),
         fault("tap-busy", "tap_busy", Stage::VmmStarted)
             .how("another VMM is attached to the TAP")
             .before_vmm(
@@ -62,14 +58,15 @@ fn vmm() -> Vec<Fault> {
             .how("something else is in the place of the VMM's socket")
             .before_vmm("mkdir qmp.sock")
             .shows(Since::Exit, 1000),
-        fault("vmm-killed-at-boot", "vmm_exited", Stage::InitStarted)
+        fault("vmm-killed-at-boot", "vmm_exited", Stage::KernelStarted)
             .how("`kill -9` of the VMM when its kernel started")
             .on_host(Stage::VmmStarted, "sleep 0.4; kill -9 $PID")
             .shows(Since::Exit, 1000)
             .quick(),
-        fault("vmm-crashed-at-boot", "vmm_exited", Stage::HandedOver)
-            .how("`kill -SEGV` of the VMM while its guest mounts the root")
-            .on_host(Stage::RootMounted, "kill -SEGV $PID")
+        fault("vmm-crashed-at-boot", "vmm_exited", Stage::AgentUp)
+            .how("`kill -SEGV` of the VMM before its agent is up")
+            .image(|image| image.wrap_agent("$bb sleep 60"))
+            .on_host(Stage::HandedOver, "kill -SEGV $PID")
             .shows(Since::Exit, 1000),
     ]
 }

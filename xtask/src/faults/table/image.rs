@@ -86,11 +86,11 @@ fn root() -> Vec<Fault> {
         fault("root-empty", "root_fs_corrupt", Stage::RootMounted)
             .how("the root filesystem is 1 MiB of zeros")
             .image(|image| image.root(&vec![0; 1 << 20])),
-        fault("root-wait-forever", "root_wait_forever", Stage::InitStarted)
+        fault("root-wait-forever", "root_wait_forever", Stage::RootMounted)
             .how("no init in the initramfs, `root=/dev/vdz rootwait`: the kernel waits for ever")
             .cmdline(&format!("rdinit=/none root=/dev/vdz rootwait {LOUD}"))
             .shows(Since::Asked, SILENT_MS),
-        fault("root-unknown-to-kernel", "root_device_missing", Stage::InitStarted)
+        fault("root-unknown-to-kernel", "root_device_missing", Stage::RootMounted)
             .how("no init in the initramfs, `root=/dev/vda`: the kernel itself has no block driver")
             .cmdline("rdinit=/none root=/dev/vda")
             .shows(Since::Sign("Kernel panic"), 1000),
@@ -101,13 +101,13 @@ fn init() -> Vec<Fault> {
     let panics = |fault: Fault| fault.shows(Since::Sign("Kernel panic"), 1000);
     vec![
         panics(
-            fault("init-not-executable", "init_missing", Stage::InitStarted)
+            fault("init-not-executable", "init_missing", Stage::HandedOver)
                 .how("`/init` has mode 0644")
                 .image(|image| image.initramfs.set_mode("/init", 0o644))
                 .quick(),
         ),
         panics(
-            fault("init-of-other-machine", "init_missing", Stage::InitStarted)
+            fault("init-of-other-machine", "init_missing", Stage::HandedOver)
                 .how("`/init` is a program for another processor")
                 .image(|image| {
                     // e_machine of the ELF header: AArch64.
@@ -116,7 +116,7 @@ fn init() -> Vec<Fault> {
                 }),
         ),
         panics(
-            fault("init-without-interpreter", "init_missing", Stage::InitStarted)
+            fault("init-without-interpreter", "init_missing", Stage::HandedOver)
                 .how("`/init` is a script whose interpreter is not there")
                 .image(|image| {
                     image.initramfs.put("/init", 0o755, b"#!/bin/nosuch\n");
@@ -144,21 +144,28 @@ fn kernel() -> Vec<Fault> {
                 Ok(())
             })
             .shows(Since::Exit, 1000),
-        fault("kernel-cut", "no_console_output", Stage::KernelStarted)
-            .how("the last three quarters of the kernel are missing")
+        fault("kernel-cut", "vmm_exited", Stage::KernelStarted)
+            .how("the last three quarters of the kernel are missing: it resets the machine before its first word")
             .image(|image| {
                 let kernel = image.kernel()?;
                 kernel.truncate(kernel.len() / 4);
                 Ok(())
             })
-            .shows(Since::Asked, SILENT_MS),
+            .shows(Since::Exit, 1000),
         fault("kernel-hangs", "no_console_output", Stage::KernelStarted)
             .how("the kernel's first instruction jumps to itself, as stock kernels do on a paravirtual host")
             .image(hang)
             .shows(Since::Asked, SILENT_MS),
-        fault("memory-too-small-for-kernel", "guest_oom", Stage::InitStarted)
-            .how("a guest of 48 MiB")
-            .image(|image| memory(image, 48))
+        fault("memory-too-small", "guest_oom", Stage::InitStarted)
+            .how("PID 1 needs more memory than the guest has")
+            .image(|image| {
+                image.with_busybox()?;
+                image.manifest.insert("memory_mib".into(), toml::Value::Integer(96));
+                let greedy = "#!/airlock/bin/busybox sh\nbb=/airlock/bin/busybox\n\
+                    $bb mount -t ramfs none /newroot\n$bb yes > /newroot/all\nexec $bb sh -c '$bb yes > /newroot/more'\n";
+                image.initramfs.put("/init", 0o755, greedy.as_bytes());
+                Ok(())
+            })
             .shows(Since::Sign("Kernel panic"), 1000),
     ]
 }
@@ -168,10 +175,5 @@ fn hang(image: &mut Image) -> Result<()> {
     let kernel = image.kernel()?;
     let start = (usize::from(kernel[0x1f1]) + 1) * 512;
     kernel[start..start + 2].copy_from_slice(&[0xeb, 0xfe]);
-    Ok(())
-}
-
-fn memory(image: &mut Image, mib: i64) -> Result<()> {
-    image.manifest.insert("memory_mib".into(), toml::Value::Integer(mib));
     Ok(())
 }

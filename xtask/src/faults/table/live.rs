@@ -2,7 +2,7 @@
 
 use airlock_protocol::Stage;
 
-use crate::faults::fault::{Fault, Since, fault, live};
+use crate::faults::fault::{Fault, Since, live};
 use crate::faults::image::Image;
 use crate::faults::site::Special;
 
@@ -69,7 +69,7 @@ fn bridge() -> Vec<Fault> {
             .how("a route of the namespace leads the guest's address elsewhere")
             .on_host(
                 Stage::Ready,
-                "ip link add other0 type dummy; ip link set other0 up; ip route add $ADDRESS/32 dev other0",
+                "ip link add other0 type bridge; ip link set other0 up; ip route add $ADDRESS/32 dev other0",
             ),
     ]
 }
@@ -101,17 +101,19 @@ fn guest() -> Vec<Fault> {
             .at(Stage::Reachable)
             .how("the guest's name server is an address where nobody is")
             .in_guest("echo nameserver 192.168.100.250 > /etc/resolv.conf"),
-        live("guest-link-down", "link_up_failed")
-            .at(Stage::LinkUp)
-            .how("`ip link set eth0 down` in the guest")
+        fails(live("guest-link-down", "address_owner_conflict"))
+            .how("somebody in the guest takes its interface down")
             .in_guest("(busybox sleep 0.3; busybox ip link set eth0 down) >/dev/null 2>&1 &"),
         live("guest-drops-host", "l2_ok_l3_dead")
             .at(Stage::Reachable)
             .how("the guest answers ARP and loses every packet (a route sends its answers nowhere)")
             .in_guest("(busybox sleep 0.3; busybox ip route add blackhole 192.168.100.1/32) >/dev/null 2>&1 &"),
-        fault("second-owner-by-dhcp", "address_owner_conflict", Stage::Reachable)
+        live("second-owner", "address_owner_conflict")
             .of("thief-fail")
+            .as_it_is()
             .how("a program of the image takes the interface two seconds after the boot (image `thief-fail`)")
+            .on_host(Stage::Ready, "true")
+            .fails()
             .shows(Since::Sign("address_owner_conflict"), 1000),
     ]
 }
