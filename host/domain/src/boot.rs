@@ -17,6 +17,7 @@ use airlock_protocol::stage::Reporter;
 use airlock_protocol::{Stage, StageReport};
 use serde::{Deserialize, Serialize};
 
+use self::hopeless::Watch;
 use crate::cause::Cause;
 use crate::vmm::VmmExit;
 
@@ -138,12 +139,13 @@ pub struct BootMachine {
     phase: Phase,
     timeline: Vec<TimelineEntry>,
     probing: bool,
+    watch: Watch,
 }
 
 impl BootMachine {
     /// A machine before its first stage.
     pub fn new(contract: Contract) -> Self {
-        Self { contract, phase: Phase::Booting, timeline: Vec::new(), probing: false }
+        Self { contract, phase: Phase::Booting, timeline: Vec::new(), probing: false, watch: Watch::default() }
     }
 
     /// A machine that goes on where another one stopped, after `timeline`.
@@ -151,7 +153,7 @@ impl BootMachine {
         timeline.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms).then(a.stage.cmp(&b.stage)));
         let reached = |stage| timeline.iter().any(|entry: &TimelineEntry| entry.stage == stage && entry.ok);
         let phase = if reached(Stage::Ready) { Phase::Ready } else { Phase::Booting };
-        Self { contract, phase, timeline, probing: false }
+        Self { contract, phase, timeline, probing: false, watch: Watch::default() }
     }
 
     /// Everything recorded so far, in stage order; in the order of time where the network comes late.
@@ -194,15 +196,10 @@ impl BootMachine {
         if is_kernel_line(line) {
             self.record(entry(Stage::KernelStarted, now_ms), outputs);
         }
-        let fatal = [
-            ("Kernel panic - not syncing", Cause::KernelPanic),
-            ("Out of memory and no killable processes", Cause::GuestOom),
-            ("System is deadlocked on memory", Cause::GuestOom),
-        ];
-        // A panic that says why is named by its reason.
-        let cause = fatal.iter().filter(|(text, _)| line.contains(text)).map(|(_, cause)| *cause).next_back();
-        if let Some(cause) = cause {
-            let failure = Failure::new(cause, self.first_missing(), line.trim());
+        let missing = self.first_missing();
+        let (timeline, late) = (&self.timeline, self.contract.late_network);
+        let reached = |stage| timeline.iter().any(|entry: &TimelineEntry| entry.stage == stage && entry.ok);
+        if let Some(failure) = self.watch.look(line, late, missing, reached) {
             self.fail(failure, now_ms, outputs);
         }
     }
@@ -372,6 +369,18 @@ impl BootMachine {
     }
 }
 
+/// The first stage that a boot did not reach of which only the timeline is known; none if it was ready. The display's stages
+/// count where one of them was reached: not every image has one.
+pub fn first_missing(timeline: &[TimelineEntry]) -> Option<Stage> {
+    let reached = |stage: Stage| timeline.iter().any(|entry| entry.stage == stage && entry.ok);
+    let of_display = |stage: Stage| (Stage::DisplayUp..=Stage::PagePainted).contains(&stage);
+    let has_display = Stage::ALL.iter().any(|stage| of_display(*stage) && reached(*stage));
+    if reached(Stage::Ready) {
+        return None;
+    }
+    Stage::ALL.iter().copied().find(|stage| !reached(*stage) && (has_display || !of_display(*stage)))
+}
+
 /// The stages of whoever configures the interface.
 const OF_NETWORK: [Stage; 4] = [Stage::LinkUp, Stage::AddressSet, Stage::RouteSet, Stage::GatewayReachable];
 
@@ -445,6 +454,8 @@ fn stalled_cause(stage: Option<Stage>) -> Cause {
         _ => Cause::Inconclusive,
     }
 }
+
+mod hopeless;
 
 #[cfg(test)]
 mod tests;

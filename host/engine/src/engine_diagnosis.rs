@@ -168,7 +168,7 @@ impl Engine {
             failure: vm.failure,
             host: if ended { None } else { Some(ctx.executor.effects.describe(id).await) },
             facts: if ended { Facts::default() } else { self.probe_vm(id).await? },
-            expected: Expected { address: Some(address) },
+            expected: Expected { address: Some(address), ..Expected::default() },
             ended,
         };
         Ok(blocking(move || patient.examine().0).await)

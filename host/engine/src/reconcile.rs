@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use airlock_domain::boot::Failure;
+use airlock_domain::boot::{self, Failure};
 use airlock_domain::diagnosis::Expected;
 use airlock_domain::reconcile::{Action, Observed, Reconciliation, Resource, VmRow, reconcile};
 use airlock_domain::session::{SessionEvent, SessionState};
@@ -149,8 +149,8 @@ impl Executor {
     async fn fail(&self, vm_id: VmId, cause: Cause, detail: &str) -> Result<(), StoreError> {
         let Some(vm) = self.store.vm(vm_id).await? else { return Ok(()) };
         let timeline = self.store.timeline(vm_id).await?;
-        let expected = Expected { address: Some(vm.address.to_string()) };
-        let failure = Failure::new(cause, vm.stage, detail);
+        let expected = Expected { address: Some(vm.address.to_string()), ..Expected::default() };
+        let failure = Failure::new(cause, boot::first_missing(&timeline), detail);
         let failure = self.save_evidence(vm_id, vm.session_id, failure, timeline, expected, Facts::default()).await;
         if let Some(session) = self.store.session(vm.session_id).await?
             && let Some(to) = session.state.after(SessionEvent::Failed)

@@ -18,6 +18,8 @@ pub(super) fn of_failure(failure: &Failure) -> Option<Finding> {
     let grade = match failure.cause {
         Cause::Inconclusive => return None,
         Cause::VmmExited | Cause::KernelPanic => Grade::Weak,
+        // That it ended, and not why.
+        Cause::AgentCrashed | Cause::DisplayFailed | Cause::BrowserCrashed | Cause::UnitFailed => Grade::Weak,
         _ if failure.is_of_deadline() => Grade::Weak,
         _ => Grade::Hard,
     };
@@ -115,6 +117,29 @@ pub(super) fn of_host(host: &HostFacts, found: &mut Vec<Finding>) {
     }
 }
 
+/// Why the guest does not get out, where the host knows: it is healthy, and the way is closed. What others forbid, and what the
+/// kernel drops, is a fault only for a guest that really does not get out.
+pub(super) fn of_way_out(host: &HostFacts, guest: &GuestFacts, found: &mut Vec<Finding>) {
+    let mut add = |cause: Cause, text: String| {
+        let evidence = vec![Evidence::seen(Source::Host, text)];
+        found.push(Finding::new(cause, Some(Stage::Reachable), Grade::Weak, evidence));
+    };
+    if host.nat == Some(false) {
+        add(Cause::NatMissing, "the rule that translates the guests' addresses is gone".to_owned());
+    }
+    if guest.egress != Some(false) {
+        return;
+    }
+    if let Some(chains) = host.forward_drops.as_ref().filter(|chains| !chains.is_empty()) {
+        add(Cause::ForwardPolicyDrop, format!("what is forwarded is dropped by {}", chains.join(", ")));
+    }
+    let filtered = host.drops.as_ref().and_then(|drops| drops.get("rp_filter")).copied().unwrap_or_default();
+    if filtered > 0 {
+        let text = format!("the kernel dropped {filtered} packets that came from where their answer would not go");
+        add(Cause::RpFilterDrop, text);
+    }
+}
+
 /// What the agent's probes prove. `expected` is the leased address with prefix length.
 pub(super) fn of_guest(guest: &GuestFacts, expected: Option<&str>, found: &mut Vec<Finding>) {
     let mut add = |cause: Cause, stage: Stage, grade: Grade, text: String| {
@@ -163,7 +188,8 @@ pub(super) fn of_guest(guest: &GuestFacts, expected: Option<&str>, found: &mut V
     if let Some(skew) = guest.clock_skew_ms.filter(|skew| skew.abs() > MAX_SKEW_MS) {
         add(Cause::ClockWrong, Stage::Reachable, Grade::Weak, format!("the guest's clock is {} s off", skew / 1000));
     }
-    if guest.dns == Some(false) {
+    // Who does not get out does not get to its name servers either, and that is said already.
+    if guest.dns == Some(false) && guest.egress != Some(false) {
         add(Cause::DnsFailed, Stage::Reachable, Grade::Weak, "the guest's name servers do not answer".to_owned());
     }
     for unit in guest.failed_units.iter().flatten() {

@@ -15,11 +15,13 @@ use airlock_protocol::Stage;
 
 use super::console_findings::{self, Doubt};
 use super::fact_findings;
+use super::facts::HostFacts;
 use super::order::{cleared_by, home, place, stages};
 use super::reports::Reports;
 use super::rules::Grade;
 use super::script::Marker;
 use super::{Case, Evidence, Finding, Judgement, Note, Source, Verdict};
+use crate::boot::Failure;
 use crate::cause::Cause;
 
 /// Evidence of a verdict, and notes, are no more than this.
@@ -34,6 +36,8 @@ pub fn diagnose(case: &Case<'_>) -> Verdict {
         Some(console) => console_findings::find(console, &reports, view.leased),
         None => (Vec::new(), Vec::new()),
     };
+    found.extend(view.unit_not_enabled(case));
+    view.promote(&mut found, case);
     view.demote(&mut found, case);
     // Of a machine of ours the boot machine knows when silence is a fault.
     found.retain(|finding| finding.cause != Cause::NoConsoleOutput || case.timeline.is_empty());
@@ -46,6 +50,7 @@ pub fn diagnose(case: &Case<'_>) -> Verdict {
     }
     if let Some(guest) = case.guest {
         fact_findings::of_guest(guest, case.expected.address.as_deref(), &mut found);
+        fact_findings::of_way_out(case.host.unwrap_or(&HostFacts::default()), guest, &mut found);
     }
     let next = view.next_stage();
     found.sort_by_key(|f| {
@@ -135,6 +140,11 @@ impl<'a> View<'a> {
             return false;
         }
         let stage = cleared_by(finding.cause, stage);
+        // Init's own look at the interface is over when the network's owner begins: what that one says of it is another matter.
+        let of_owner = self.late && matches!(stage, Stage::ConfigRead | Stage::LinkFound);
+        if of_owner && self.reports.reached(Stage::HandedOver).is_some_and(|handed| handed < finding.last) {
+            return self.timed.contains(&Stage::LinkUp);
+        }
         if self.timed.contains(&stage) && finding.cause != Cause::AddressOwnerConflict {
             return true;
         }
@@ -166,6 +176,22 @@ impl<'a> View<'a> {
         }
         let last = self.shown.iter().map(|(stage, _)| self.place(*stage)).max();
         order.get(last.map_or(self.place(Stage::KernelStarted), |last| last + 1)).copied()
+    }
+
+    /// Of a boot that ran out of time, a unit whose words nobody saw says more than the stage that is missing.
+    fn promote(&self, found: &mut [Finding], case: &Case<'_>) {
+        let by_deadline = case.failure.is_some_and(Failure::is_of_deadline) && !self.timed.contains(&Stage::LinkUp);
+        for finding in found.iter_mut().filter(|f| by_deadline && f.cause == Cause::UnitOutputNotOnConsole) {
+            finding.grade = Grade::Weak;
+        }
+    }
+
+    /// The unit that was to bring up the network was never heard of, and the guest's start is over.
+    fn unit_not_enabled(&self, case: &Case<'_>) -> Option<Finding> {
+        let boot = &case.console.filter(|_| case.expected.by_unit)?.boot;
+        let silent = !boot.units.knows_script() && !boot.script.spoke() && !self.timed.contains(&Stage::LinkUp);
+        let over = boot.started.clone().filter(|_| silent)?;
+        Some(Finding::new(Cause::UnitNotEnabled, Some(Stage::ConfigRead), Grade::Soft, vec![over]))
     }
 
     /// Whether a good boot is proved.

@@ -80,6 +80,8 @@ pub struct Case<'a> {
 pub struct Expected {
     /// Its address, with or without prefix length.
     pub address: Option<String>,
+    /// A unit of its image brings up its network, and says so on the console when it begins.
+    pub by_unit: bool,
 }
 
 /// Who saw it.

@@ -273,6 +273,8 @@ fn cause_of_log(log: &str, exit: VmmExit) -> &'static str {
         "kvm_unusable"
     } else if says(&["/dev/net/tun", "busy"]) || says(&["TUNSETIFF", "busy"]) {
         "tap_busy"
+    } else if says(&["Failed to unlink socket"]) || says(&["Failed to bind socket"]) {
+        "vmm_socket_stale"
     } else if says(&["could not load kernel"]) || says(&["could not load initrd"]) || says(&["No such file"]) {
         "image_missing"
     } else if says(&["Cannot allocate memory"]) || says(&["cannot set up guest memory"]) {

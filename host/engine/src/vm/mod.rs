@@ -219,7 +219,8 @@ impl VmTask {
     async fn save_evidence(&mut self, failure: Failure) -> Failure {
         let (vm_id, timeline) = (self.session.vm_id, self.boot.timeline().to_vec());
         let address = format!("{}/{}", self.address, self.ctx.config.network.subnet.prefix());
-        let expected = Expected { address: Some(address) };
+        let by_unit = self.image.manifest.network_owner == NetworkOwner::Script;
+        let expected = Expected { address: Some(address), by_unit };
         let facts = std::mem::take(&mut self.facts);
         self.ctx.executor.save_evidence(vm_id, self.session.id, failure, timeline, expected, facts).await
     }
