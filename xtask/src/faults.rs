@@ -10,7 +10,9 @@ mod disk;
 mod docs;
 mod fault;
 mod image;
+mod outside;
 mod site;
+mod stop;
 mod table;
 
 use std::path::PathBuf;
@@ -98,15 +100,20 @@ pub fn report(args: &Args) -> Result<()> {
     }
     let artifacts = root.join("artifacts/faults");
     std::fs::create_dir_all(&artifacts).with_context(|| format!("create {}", artifacts.display()))?;
+    stop::listen()?;
     let began = Instant::now();
     let world = World::open(places, artifacts)?;
     let mut faults = Vec::new();
     for fault in &chosen {
+        if stop::is_asked() {
+            break;
+        }
         let outcome = produce(&world, fault);
         println!("{}", outcome.line());
         faults.push(outcome);
     }
     drop(world);
+    stop::check()?;
     let report = Report::of(faults);
     println!(
         "{}/{} right, worst time to verdict {} ms, {} wrong, {} inconclusive, {} s",

@@ -19,7 +19,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use super::fault::{Act, Fault, Machine, Place, Said, Since};
-use super::site::{Places, Site};
+use super::outside::{FAR, Outside};
+use super::site::{Places, Site, Special};
+use super::stop;
 
 const PROVIDER: &str = "shell";
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -48,6 +50,56 @@ struct Diagnosis {
     summary: String,
     #[serde(default)]
     remedy: String,
+    #[serde(default)]
+    also: Vec<String>,
+}
+
+/// A machine that gets out, on a daemon whose guests may.
+#[derive(Debug)]
+pub struct Lent {
+    site: Site,
+    vm_id: String,
+    /// Where it gets to. Behind the daemon, which goes first.
+    pub outside: Outside,
+}
+
+impl Lent {
+    /// Makes an outside, a daemon with a way there, and a machine that is ready.
+    pub fn open(world: &World) -> Result<Self> {
+        let outside = Outside::open()?;
+        let network = format!(
+            "[network.egress]\nuplink = \"namespace:{}\"\n[network.guest]\ndns = [\"{FAR}\"]\n",
+            outside.lender
+        );
+        let site = Site::open(&world.places, &Special { network: network.into(), ..Special::default() })?;
+        site.offer("base", None)?;
+        let ready = ready_machine(&site)?;
+        Ok(Self { site, vm_id: ready.vm_id, outside })
+    }
+
+    /// Runs a shell script in the daemon's network namespace.
+    pub fn on_host(&self, script: &str) -> Result<()> {
+        self.site.on_host(script, &[]).map(drop)
+    }
+
+    /// What the machine is judged to be. What is wrong beyond a healthy machine counts as what was said.
+    pub fn ask(&self) -> Result<Said> {
+        let asked = Instant::now();
+        let Diagnosis { verdict, stage, summary, also, .. } = diagnosis(&self.site, &self.vm_id)?;
+        let beyond = also.into_iter().find(|cause| verdict == "healthy" && cause == "egress_blocked");
+        Ok(Said { cause: beyond.unwrap_or(verdict), stage, detail: summary, ms: ms(asked.elapsed()) })
+    }
+
+    /// Asks until it is not healthy any more, for some seconds; the time is that since the first question.
+    pub fn ask_until_broken(&self) -> Result<Said> {
+        let since = Instant::now();
+        loop {
+            let said = self.ask()?;
+            if said.cause != "healthy" || since.elapsed() > Duration::from_secs(8) {
+                return Ok(Said { ms: ms(since.elapsed()), ..said });
+            }
+        }
+    }
 }
 
 impl World {
@@ -55,16 +107,8 @@ impl World {
     pub fn open(places: Places, artifacts: PathBuf) -> Result<Self> {
         let site = Site::open(&places, &Default::default())?;
         site.offer("base", None)?;
-        let started = start(&site)?.map_err(|error| anyhow::anyhow!("the healthy machine is refused: {error:?}"))?;
-        let asked = Instant::now();
-        loop {
-            let beside = session(&site, &started.session_id)?;
-            if beside.state == "awaiting_user" {
-                return Ok(Self { places, artifacts, site, beside });
-            }
-            ensure!(!beside.is_over() && asked.elapsed() < GIVE_UP, "the healthy machine: {beside:?}");
-            std::thread::sleep(LOOK_EVERY);
-        }
+        let beside = ready_machine(&site)?;
+        Ok(Self { places, artifacts, site, beside })
     }
 
     /// Fails unless the machine beside the faults is judged healthy, now.
@@ -115,6 +159,21 @@ impl World {
     }
 }
 
+/// Starts a machine that nothing is wrong with.
+fn ready_machine(site: &Site) -> Result<SessionView> {
+    let asked = Instant::now();
+    let started = start(site)?.map_err(|error| anyhow::anyhow!("the healthy machine is refused: {error:?}"))?;
+    loop {
+        let session = session(site, &started.session_id)?;
+        if session.state == "awaiting_user" {
+            return Ok(session);
+        }
+        ensure!(!session.is_over() && asked.elapsed() < GIVE_UP, "the healthy machine: {session:?}");
+        stop::check()?;
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
 /// Asks for a machine.
 pub fn start(site: &Site) -> Result<Result<StartResponse, ErrorDetail>> {
     let body = serde_json::to_string(&StartRequest { user_id: "faults".into(), provider: PROVIDER.into() })?;
@@ -158,6 +217,7 @@ pub fn failure(site: &Site, session_id: &str, since: Instant) -> Result<Said> {
             return Ok(said_by(&error, took));
         }
         ensure!(since.elapsed() < GIVE_UP, "no verdict; the session is {}", session.state);
+        stop::check()?;
         std::thread::sleep(LOOK_EVERY);
     }
 }
@@ -238,6 +298,7 @@ impl<'a> Follower<'a> {
                 return Ok(());
             }
             ensure!(self.asked.elapsed() < GIVE_UP, "VM {} has no {what}", self.vm_id);
+            stop::check()?;
             std::thread::sleep(LOOK_EVERY);
         }
     }
@@ -279,6 +340,7 @@ impl<'a> Follower<'a> {
             if self.asked.elapsed() > GIVE_UP {
                 bail!("no verdict after {} s; the session is {}", GIVE_UP.as_secs(), session.state);
             }
+            stop::check()?;
             std::thread::sleep(LOOK_EVERY);
         }
     }
@@ -356,6 +418,7 @@ impl<'a> Follower<'a> {
                 return self.site.look_for_leftovers(&self.tap, &self.dir, self.pid);
             }
             ensure!(start.elapsed() < GONE_WITHIN, "VM {} is still {}", self.vm_id, vm.state);
+            stop::check()?;
             std::thread::sleep(LOOK_EVERY);
         }
     }

@@ -3,6 +3,7 @@
 //!
 //! Whoever drops it ends the daemon with all its machines; namespace and state directory go with it.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -20,12 +21,12 @@ const OFFERED: &str = "faulty";
 const VMM: &str = "qemu-system-x86_64";
 
 /// What is different about a daemon.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Special {
     /// Lines of its configuration before the tables.
     pub config: &'static str,
     /// Lines of `[network]`, then more tables.
-    pub network: &'static str,
+    pub network: Cow<'static, str>,
     /// Shell commands that make a mount namespace of its own another one before it starts; empty: it has none.
     pub mounts: &'static str,
     /// Its `PATH`, in which nothing stands in for the VMM then.
@@ -65,15 +66,15 @@ impl Site {
         }
         write_stand_in(&bin, state.path())?;
         let (config, wrapper, path) = wanted(state.path(), special);
-        let wanted = Wanted { name: "faults", config: &config, network: special.network, wrapper, path };
+        let wanted = Wanted { name: "faults", config: &config, network: &special.network, wrapper, path };
         let daemon = Daemon::on(Installation::within(state, &wanted)?, &places.program, &wanted)?;
-        Ok(Self { daemon, golden: places.golden.join("images"), special: *special })
+        Ok(Self { daemon, golden: places.golden.join("images"), special: special.clone() })
     }
 
     /// The next daemon on the same state directory, when the first one is gone.
     pub fn restart(&mut self, places: &Places) -> Result<()> {
         let (config, wrapper, path) = wanted(self.state(), &self.special);
-        let wanted = Wanted { name: "faults", config: &config, network: self.special.network, wrapper, path };
+        let wanted = Wanted { name: "faults", config: &config, network: &self.special.network, wrapper, path };
         self.daemon.restart(&places.program, &wanted)
     }
 

@@ -3,6 +3,7 @@
 mod cmdline;
 mod daemon;
 mod display;
+mod egress;
 mod guest;
 mod host;
 mod image;
@@ -19,6 +20,7 @@ pub fn all() -> Vec<Fault> {
         host::faults(),
         guest::faults(),
         live::faults(),
+        egress::faults(),
         daemon::faults(),
         units::faults(),
         display::faults(),

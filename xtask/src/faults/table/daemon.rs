@@ -1,5 +1,6 @@
 //! Faults of the installation: images, disk, limits, devices of the host, a daemon that dies.
 
+use std::borrow::Cow;
 use std::fs;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use crate::faults::disk::SmallDisk;
 use crate::faults::fault::{Fault, Said, Since, fault};
 use crate::faults::site::{Site, Special};
 
-const NONE: Special = Special { config: "", network: "", mounts: "", path: None };
+const NONE: Special = Special { config: "", network: Cow::Borrowed(""), mounts: "", path: None };
 
 pub fn faults() -> Vec<Fault> {
     let refused = |fault: Fault| fault.shows(Since::Asked, 1000);
@@ -41,7 +42,7 @@ pub fn faults() -> Vec<Fault> {
             }),
         refused(fault("memory-refused", "memory_insufficient", Stage::Leased))
             .how("the host's memory is reserved (`limits.reserve_mib`) and nobody may wait")
-            .daemon(Special { network: "[limits]\nqueue = 0\nreserve_mib = 100000000\n", ..NONE }),
+            .daemon(Special { network: "[limits]\nqueue = 0\nreserve_mib = 100000000\n".into(), ..NONE }),
         refused(fault("pool-exhausted", "address_pool_exhausted", Stage::Leased))
             .how("a pool of five addresses, and a sixth machine")
             .own(exhaust_pool),
@@ -110,10 +111,10 @@ fn interrupted() -> Vec<Fault> {
         after(fault("daemon-killed-in-start", "daemon_interrupted", Stage::VmmStarted))
             .how("`kill -9` of the daemon while it starts the VMM; judged by the next daemon")
             .own(|world| interrupted_by(world, "sleep 5", "", "vmm_started")),
-        after(fault("vmm-died-without-daemon", "vmm_exited", Stage::HandedOver))
+        after(fault("vmm-died-without-daemon", "vmm_exited", Stage::AgentUp))
             .how("daemon killed, then the VMM; judged by the next daemon")
             .own(|world| interrupted_by(world, "", "kill -9 $PID", "handed_over")),
-        after(fault("tap-lost-without-daemon", "tap_missing", Stage::HandedOver))
+        after(fault("tap-lost-without-daemon", "tap_missing", Stage::AgentUp))
             .how("daemon killed, then the TAP deleted; judged by the next daemon")
             .own(|world| interrupted_by(world, "", "ip link del $TAP", "handed_over")),
     ]
@@ -147,7 +148,7 @@ fn published(world: &World, damage: fn(&std::path::Path) -> Result<()>) -> Resul
 }
 
 fn exhaust_pool(world: &World) -> Result<Said> {
-    let special = Special { network: "subnet = \"10.77.0.1/29\"\n[limits]\nqueue = 0\n", ..NONE };
+    let special = Special { network: "subnet = \"10.77.0.1/29\"\n[limits]\nqueue = 0\n".into(), ..NONE };
     let site = Site::open(&world.places, &special)?;
     site.offer("base", None)?;
     for _ in 0..5 {

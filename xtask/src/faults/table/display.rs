@@ -1,12 +1,14 @@
 //! Faults of display and browser. Each boot to the browser takes long, so there are a few only.
 
+use std::borrow::Cow;
+
 use airlock_protocol::Stage;
 use serde_json::json;
 
 use crate::faults::fault::{Fault, Since, fault, live};
 use crate::faults::site::Special;
 
-const SLOW: Special = Special { config: "boot_deadline_s = 120\n", network: "", mounts: "", path: None };
+const SLOW: Special = Special { config: "boot_deadline_s = 120\n", network: Cow::Borrowed(""), mounts: "", path: None };
 
 pub fn faults() -> Vec<Fault> {
     let of = |fault: Fault| fault.of("browser").daemon(SLOW);

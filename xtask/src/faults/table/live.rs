@@ -97,10 +97,6 @@ fn guest() -> Vec<Fault> {
             .image(later)
             .how("the guest's clock is set back by a year")
             .in_guest("busybox date -s @$(($(busybox date +%s) - 31536000))"),
-        live("dns-dead", "dns_failed")
-            .at(Stage::Reachable)
-            .how("the guest's name server is an address where nobody is")
-            .in_guest("echo nameserver 192.168.100.250 > /etc/resolv.conf"),
         fails(live("guest-link-down", "address_owner_conflict"))
             .how("somebody in the guest takes its interface down")
             .in_guest("(busybox sleep 0.3; busybox ip link set eth0 down) >/dev/null 2>&1 &"),

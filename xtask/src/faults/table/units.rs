@@ -1,6 +1,8 @@
 //! Faults of a guest as the field builds it: a full systemd whose oneshot unit runs a script that reads `ip=` (images `seed` and
 //! `seed-quiet`), each with one thing changed in its root.
 
+use std::borrow::Cow;
+
 use airlock_protocol::Stage;
 
 use crate::faults::fault::{Fault, Since, fault};
@@ -9,8 +11,8 @@ use crate::faults::site::Special;
 const SCRIPT: &str = "usr/local/sbin/network-setup.sh";
 const UNIT: &str = "etc/systemd/system/network-setup.service";
 /// Slower than our own init by far.
-const SLOW: Special = Special { config: "boot_deadline_s = 60\n", network: "", mounts: "", path: None };
-const SILENT_MS: u64 = 62_000;
+const SLOW: Special = Special { config: "boot_deadline_s = 45\n", network: Cow::Borrowed(""), mounts: "", path: None };
+const SILENT_MS: u64 = 47_000;
 
 pub fn faults() -> Vec<Fault> {
     let seed = |name, cause, stage| fault(name, cause, stage).of("seed").daemon(SLOW);
@@ -44,11 +46,11 @@ pub fn faults() -> Vec<Fault> {
         says(seed("unit-without-interpreter", "unit_failed", Stage::LinkUp), "Failed to start")
             .how("the interpreter of the unit's script is not there (203/EXEC)")
             .image(|image| image.change_root(&format!("sed -i '1s|.*|#!/bin/nosuch|' {SCRIPT}"))),
-        seed("unit-not-enabled", "unit_not_enabled", Stage::LinkUp)
+        seed("unit-not-enabled", "unit_not_enabled", Stage::ConfigRead)
             .how("nothing wants the unit")
             .image(|image| image.change_root("rm etc/systemd/system/multi-user.target.wants/network-setup.service"))
             .shows(Since::Asked, SILENT_MS),
-        says(seed("emergency-mode", "systemd_emergency", Stage::LinkUp), "emergency mode")
+        says(seed("emergency-mode", "systemd_emergency", Stage::HandedOver), "emergency mode")
             .how("fstab names a disk that is not there")
             .image(|image| {
                 image.change_root("echo '/dev/vdq /data ext4 x-systemd.device-timeout=2s 0 2' >> etc/fstab")
