@@ -12,7 +12,7 @@ use super::{Evidence, Finding, Source};
 use crate::cause::Cause;
 
 /// Names of browsers, as the kernel shortens them.
-const BROWSERS: [&str; 6] = ["firefox", "chromium", "chrome", "GPU Process", "Web Content", "Isolated Web"];
+pub(super) const BROWSERS: [&str; 6] = ["firefox", "chromium", "chrome", "GPU Process", "Web Content", "Isolated Web"];
 /// Name of the reference script, as the journal has it.
 const SCRIPT: &str = "network-setup";
 /// Restarts of the agent that are a fault.

@@ -1,17 +1,29 @@
 //! What the boot machine, the VMM and the probes prove.
+//!
+//! * [`port`]: the VM's TAP, the bridge, the host's own room
+//! * [`guest`]: what the agent sees inside
+//! * [`reach`]: what comes through between the two, and out
+//! * [`screen`]: the RFB server and what it shows
+//!
+//! A fact that is absent proves nothing, and of a VM that still boots neither does one that says that something is not there.
 
-use airlock_protocol::Stage;
-use airlock_protocol::paths::HEALTH_PORT;
+mod guest;
+mod port;
+mod reach;
+mod screen;
+
+use std::collections::BTreeSet;
+
+use airlock_protocol::{MacAddr, Stage};
 
 use super::console::ConsoleFacts;
-use super::facts::{GuestFacts, HostFacts, Probe};
+use super::facts::{GuestFacts, GuestLink, HostFacts};
 use super::rules::Grade;
 use super::{Case, Evidence, Finding, Source, order};
 use crate::boot::Failure;
 use crate::cause::Cause;
 
-/// A clock that is further off than this, in milliseconds, is wrong.
-const MAX_SKEW_MS: i64 = 60_000;
+pub(super) use reach::silence;
 
 /// What the boot machine says. Causes that only say that something ended, or that time was over, have better names elsewhere.
 pub(super) fn of_failure(failure: &Failure) -> Option<Finding> {
@@ -39,165 +51,70 @@ pub(super) fn of_vmm_log(log: &ConsoleFacts) -> impl Iterator<Item = Finding> + 
     })
 }
 
-/// What the host's probes prove.
-pub(super) fn of_host(host: &HostFacts, found: &mut Vec<Finding>) {
-    let mut add = |cause: Cause, stage: Stage, grade: Grade, text: String| {
-        found.push(Finding::new(cause, Some(stage), grade, vec![Evidence::seen(Source::Host, text)]));
+/// What the probes of both sides prove together.
+pub(super) fn of_probes(case: &Case<'_>, reached: &BTreeSet<Stage>, is_waiting: bool) -> Vec<Finding> {
+    let (no_host, no_guest) = (HostFacts::default(), GuestFacts::default());
+    let sight = Sight {
+        host: case.host.unwrap_or(&no_host),
+        guest: case.guest.unwrap_or(&no_guest),
+        expected: case.expected.address.as_deref(),
+        reached,
+        failure: case.failure,
+        is_timed: !case.timeline.is_empty(),
+        is_waiting,
     };
-    match &host.bridge {
-        Some(None) => add(Cause::BridgeMissing, Stage::TapUp, Grade::Hard, "the bridge is gone".to_owned()),
-        Some(Some(bridge)) if bridge.has_gateway == Some(false) => {
-            let text = format!(
-                "{} has {:?} and not the guests' gateway",
-                bridge.name,
-                bridge.addresses.as_deref().unwrap_or_default()
-            );
-            add(Cause::BridgeAddressMismatch, Stage::TapUp, Grade::Hard, text);
-        }
-        _ => {}
+    let mut found = Vec::new();
+    port::find(&sight, &mut found);
+    guest::find(&sight, &mut found);
+    reach::find(&sight, &mut found);
+    screen::find(&sight, &mut found);
+    if sight.is_waiting {
+        // What is wrong with a machine that is up may be nothing but what comes later.
+        found.iter_mut().filter(|finding| finding.grade == Grade::Weak).for_each(|finding| finding.grade = Grade::Note);
     }
-    match &host.tap {
-        Some(None) => add(Cause::TapMissing, Stage::TapUp, Grade::Hard, "the VM's TAP is gone".to_owned()),
-        Some(Some(tap)) => {
-            if tap.ours == Some(false) {
-                add(
-                    Cause::TapNameCollision,
-                    Stage::TapUp,
-                    Grade::Hard,
-                    format!("the TAP's alias is {:?}", tap.alias.as_deref().unwrap_or_default()),
-                );
-            }
-            if tap.up == Some(false) {
-                add(Cause::TapDown, Stage::TapUp, Grade::Hard, "the VM's TAP is down".to_owned());
-            }
-            if tap.master == Some(None) {
-                add(Cause::TapNotInBridge, Stage::TapUp, Grade::Hard, "the VM's TAP is in no bridge".to_owned());
-            }
-            if tap.vnet_hdr == Some(false) {
-                add(Cause::TapNoVnetHdr, Stage::TapUp, Grade::Hard, "the VM's TAP has no virtio-net header".to_owned());
-            }
-        }
-        None => {}
+    found
+}
+
+/// What both sides see, and how far the VM is: what may simply not be there yet is nobody's fault.
+struct Sight<'a> {
+    host: &'a HostFacts,
+    guest: &'a GuestFacts,
+    /// The leased address, with or without prefix length.
+    expected: Option<&'a str>,
+    reached: &'a BTreeSet<Stage>,
+    failure: Option<&'a Failure>,
+    /// It has a timeline: a stage that is not in `reached` was not reached.
+    is_timed: bool,
+    is_waiting: bool,
+}
+
+impl Sight<'_> {
+    fn has_reached(&self, stage: Stage) -> bool {
+        self.reached.contains(&stage)
     }
-    if let Some(route) = &host.overlap {
-        add(Cause::SubnetOverlap, Stage::Leased, Grade::Hard, format!("the pool overlaps the host's route {route}"));
+
+    fn is_ready(&self) -> bool {
+        self.has_reached(Stage::Ready)
     }
-    if let Some(neighbour) = host.neighbour.as_ref().filter(|neighbour| neighbour.ours == Some(false)) {
-        let mac = neighbour.mac.map(|mac| mac.to_string()).unwrap_or_default();
-        add(
-            Cause::AddressConflict,
-            Stage::AddressSet,
-            Grade::Hard,
-            format!("ARP for the guest's address is answered by {mac}"),
-        );
+
+    /// Whether what this stage brings must be there by now.
+    fn is_due(&self, stage: Stage) -> bool {
+        !self.is_waiting || self.has_reached(stage)
     }
-    if host.vmm_oom_killed == Some(true) {
-        add(
-            Cause::MemoryInsufficient,
-            Stage::VmmStarted,
-            Grade::Hard,
-            "the host's kernel killed the VMM for want of memory".to_owned(),
-        );
-    }
-    if host.free_bytes == Some(0) {
-        add(Cause::DiskFull, Stage::DiskReady, Grade::Hard, "no byte is free where VMs are kept".to_owned());
-    }
-    let answered = host
-        .neighbour
-        .as_ref()
-        .is_some_and(|neighbour| neighbour.answered == Some(true) && neighbour.ours != Some(false));
-    let dead = |probe: &Option<Probe>| *probe == Some(Probe::TimedOut);
-    if answered && dead(&host.ping) && dead(&host.tcp) {
-        add(
-            Cause::L2OkL3Dead,
-            Stage::Reachable,
-            Grade::Soft,
-            "the guest answers ARP, and neither ICMP nor TCP".to_owned(),
-        );
+
+    /// The guest's interface with the leased MAC; none if it is not known which it is.
+    fn own_link(&self) -> Option<&GuestLink> {
+        let mac = MacAddr::from_lease(self.expected?.split('/').next()?.parse().ok()?);
+        self.guest.links.iter().flatten().find(|link| link.mac == Some(mac))
     }
 }
 
-/// Why the guest does not get out, where the host knows: it is healthy, and the way is closed. What others forbid, and what the
-/// kernel drops, is a fault only for a guest that really does not get out.
-pub(super) fn of_way_out(host: &HostFacts, guest: &GuestFacts, found: &mut Vec<Finding>) {
-    let mut add = |cause: Cause, text: String| {
-        let evidence = vec![Evidence::seen(Source::Host, text)];
-        found.push(Finding::new(cause, Some(Stage::Reachable), Grade::Weak, evidence));
-    };
-    if host.nat == Some(false) {
-        add(Cause::NatMissing, "the rule that translates the guests' addresses is gone".to_owned());
-    }
-    if guest.egress != Some(false) {
-        return;
-    }
-    if let Some(chains) = host.forward_drops.as_ref().filter(|chains| !chains.is_empty()) {
-        add(Cause::ForwardPolicyDrop, format!("what is forwarded is dropped by {}", chains.join(", ")));
-    }
-    let filtered = host.drops.as_ref().and_then(|drops| drops.get("rp_filter")).copied().unwrap_or_default();
-    if filtered > 0 {
-        let text = format!("the kernel dropped {filtered} packets that came from where their answer would not go");
-        add(Cause::RpFilterDrop, text);
-    }
+fn seen_by_host(cause: Cause, stage: Stage, grade: Grade, text: impl Into<String>) -> Finding {
+    Finding::new(cause, Some(stage), grade, vec![Evidence::seen(Source::Host, text)])
 }
 
-/// What the agent's probes prove. `expected` is the leased address with prefix length.
-pub(super) fn of_guest(guest: &GuestFacts, expected: Option<&str>, found: &mut Vec<Finding>) {
-    let mut add = |cause: Cause, stage: Stage, grade: Grade, text: String| {
-        found.push(Finding::new(cause, Some(stage), grade, vec![Evidence::seen(Source::Guest, text)]));
-    };
-    if let Some(links) = &guest.links {
-        let has =
-            |address: &str| links.iter().flat_map(|link| link.addresses.iter().flatten()).any(|known| known == address);
-        if links.is_empty() {
-            add(Cause::LinkMissing, Stage::LinkFound, Grade::Hard, "the guest has no interface but lo".to_owned());
-        } else if let Some(link) = links.iter().find(|link| link.up == Some(true) && link.carrier == Some(false)) {
-            add(Cause::LinkNoCarrier, Stage::LinkUp, Grade::Hard, format!("{} has no carrier", link.name));
-        }
-        let any = links.iter().any(|link| link.addresses.as_ref().is_some_and(|all| !all.is_empty()));
-        if let Some(expected) = expected.filter(|expected| any && !has(expected)) {
-            add(
-                Cause::AddressMismatch,
-                Stage::AddressSet,
-                Grade::Hard,
-                format!("the guest does not have {expected}: {links:?}"),
-            );
-        }
-    }
-    if guest.gateway_answers == Some(false) {
-        add(
-            Cause::GatewayUnreachable,
-            Stage::GatewayReachable,
-            Grade::Hard,
-            "the guest's gateway does not answer ARP".to_owned(),
-        );
-    }
-    if let Some(listening) = &guest.listening {
-        let agent: Vec<_> = listening.iter().filter(|socket| socket.port == HEALTH_PORT).collect();
-        if !agent.is_empty() && agent.iter().all(|socket| matches!(socket.address.as_str(), "127.0.0.1" | "::1")) {
-            add(
-                Cause::Ipv6OnlyBind,
-                Stage::Reachable,
-                Grade::Hard,
-                format!("port {HEALTH_PORT} listens on {} only", agent.first().map_or("", |socket| &socket.address)),
-            );
-        }
-    }
-    if let Some(killed) = guest.oom_killed.as_ref().filter(|killed| !killed.is_empty()) {
-        add(Cause::GuestOom, Stage::AgentUp, Grade::Soft, format!("the guest's kernel killed {}", killed.join(", ")));
-    }
-    if let Some(skew) = guest.clock_skew_ms.filter(|skew| skew.abs() > MAX_SKEW_MS) {
-        add(Cause::ClockWrong, Stage::Reachable, Grade::Weak, format!("the guest's clock is {} s off", skew / 1000));
-    }
-    // Who does not get out does not get to its name servers either, and that is said already.
-    if guest.dns == Some(false) && guest.egress != Some(false) {
-        add(Cause::DnsFailed, Stage::Reachable, Grade::Weak, "the guest's name servers do not answer".to_owned());
-    }
-    for unit in guest.failed_units.iter().flatten() {
-        add(Cause::UnitFailed, Stage::HandedOver, Grade::Note, format!("{unit} failed"));
-    }
-    if guest.egress == Some(false) {
-        add(Cause::EgressBlocked, Stage::Reachable, Grade::Note, "the guest does not get out".to_owned());
-    }
+fn seen_by_guest(cause: Cause, stage: Stage, grade: Grade, text: impl Into<String>) -> Finding {
+    Finding::new(cause, Some(stage), grade, vec![Evidence::seen(Source::Guest, text)])
 }
 
 /// An end of the VMM that nobody asked for.

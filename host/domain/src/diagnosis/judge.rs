@@ -15,7 +15,6 @@ use airlock_protocol::Stage;
 
 use super::console_findings::{self, Doubt};
 use super::fact_findings;
-use super::facts::HostFacts;
 use super::order::{cleared_by, home, place, stages};
 use super::reports::Reports;
 use super::rules::Grade;
@@ -32,7 +31,7 @@ pub fn diagnose(case: &Case<'_>) -> Verdict {
     let none = Vec::new();
     let reports = Reports::of(case.console.map_or(&none, |console| &console.boot.reports));
     let mut view = View::of(case, &reports);
-    let (mut found, doubts) = match case.console {
+    let (mut found, mut doubts) = match case.console {
         Some(console) => console_findings::find(console, &reports, view.leased),
         None => (Vec::new(), Vec::new()),
     };
@@ -45,19 +44,15 @@ pub fn diagnose(case: &Case<'_>) -> Verdict {
     found.extend(case.failure.and_then(fact_findings::of_failure));
     found.extend(fact_findings::of_exit(case).filter(|_| case.failure.is_none()));
     found.extend(case.vmm_log.into_iter().flat_map(fact_findings::of_vmm_log).filter(|_| !view.ready));
-    if let Some(host) = case.host {
-        fact_findings::of_host(host, &mut found);
-    }
-    if let Some(guest) = case.guest {
-        fact_findings::of_guest(guest, case.expected.address.as_deref(), &mut found);
-        fact_findings::of_way_out(case.host.unwrap_or(&HostFacts::default()), guest, &mut found);
-    }
+    found.extend(fact_findings::of_probes(case, &view.timed, view.is_waiting(case)));
     let next = view.next_stage();
     found.sort_by_key(|f| {
         let at = f.stage.or(next).map_or(usize::MAX, |stage| place(stage, view.late));
         (f.grade == Grade::Note, f.grade == Grade::Weak, at, f.rank, f.evidence.first().and_then(|e| e.line))
     });
-    let good = view.is_good(case);
+    let silence = case.host.filter(|_| view.ready && case.failure.is_none()).and_then(fact_findings::silence);
+    let good = view.is_good(case) && silence.is_none();
+    doubts.extend(silence);
     let (winner, rest) = match found.split_first() {
         Some((first, rest)) if first.grade < Grade::Note => (Some(first), rest),
         Some((first, rest)) if !good && !view.is_waiting(case) && stands_alone(first) => (Some(first), rest),

@@ -45,7 +45,10 @@ pub(super) fn place(stage: Stage, late: bool) -> usize {
 pub(super) fn rank(cause: Cause) -> u8 {
     match cause {
         Cause::CloneTorn | Cause::LinkRenamed | Cause::AddressExists | Cause::AddressConflict => 0,
-        Cause::AgentRestarting | Cause::AgentCrashed => 2,
+        Cause::RpFilterDrop | Cause::ForwardPolicyDrop | Cause::NatMissing | Cause::VncBoundToLoopback => 0,
+        Cause::AgentRestarting | Cause::AgentCrashed | Cause::VncRefused => 2,
+        // That it ended, where another line says why.
+        Cause::DisplayFailed | Cause::BrowserCrashed => 2,
         Cause::UnitFailed | Cause::SystemdEmergency => 3,
         Cause::KernelPanic | Cause::VmmExited => 5,
         _ => 1,
