@@ -91,6 +91,9 @@ pub enum DriverChoice {
 pub struct VmmConfig {
     /// How guests meet their devices: `pci` or `mmio`.
     pub transport: Transport,
+    /// More parameters for the guests' kernels, behind Airlock's own: `loglevel=7 sysctl.vm.panic_on_oom=1`. Of a parameter that
+    /// stands twice the kernel takes the last one; `ip=` and `airlock.*` stay Airlock's.
+    pub extra_cmdline: String,
 }
 
 /// Which images may be used, `[images]`.
@@ -202,6 +205,10 @@ impl Config {
         if !(self.session_deadline_s..=86_400).contains(&self.session_max_s) {
             return refuse("session_max_s", &self.session_max_s, "between session_deadline_s and 86400 seconds");
         }
+        if !is_cmdline(&self.vmm.extra_cmdline) {
+            let expected = "at most 512 printable characters, without ip= and airlock.*, which are Airlock's";
+            return refuse("vmm.extra_cmdline", &format!("{:?}", self.vmm.extra_cmdline), expected);
+        }
         if self.extra_nics > 4 {
             return refuse("extra_nics", &self.extra_nics, "at most 4");
         }
@@ -222,6 +229,12 @@ impl Config {
         if self.predictable_names { " net.ifnames=1" } else { "" }
     }
 
+    /// What the operator adds to the guests' kernel command line, with a space before it.
+    pub fn extra_cmdline(&self) -> String {
+        let extra = self.vmm.extra_cmdline.trim();
+        if extra.is_empty() { String::new() } else { format!(" {extra}") }
+    }
+
     /// Base of absolute links, without a slash at the end.
     pub fn public_base(&self) -> String {
         match &self.public_url {
@@ -229,6 +242,14 @@ impl Config {
             None => format!("http://{}", self.listen),
         }
     }
+}
+
+/// Room is left for what Airlock says: kernels take 2048 bytes (COMMAND_LINE_SIZE of x86).
+fn is_cmdline(text: &str) -> bool {
+    let ours = |word: &str| word.starts_with("ip=") || word.starts_with("airlock.");
+    text.len() <= 512
+        && text.bytes().all(|b| b == b' ' || b.is_ascii_graphic())
+        && !text.split(' ').any(|word| ours(word.trim_matches('"')))
 }
 
 fn is_name(name: &str, longest: usize) -> bool {
@@ -268,6 +289,13 @@ mod tests {
     }
 
     #[test]
+    fn kernels_can_be_told_more() {
+        let config = Config::parse("[vmm]\nextra_cmdline = \"loglevel=7 nohz=off\"\n").unwrap();
+        assert_eq!(config.extra_cmdline(), " loglevel=7 nohz=off");
+        assert_eq!(Config::default().extra_cmdline(), "");
+    }
+
+    #[test]
     fn images_without_a_boot_test_can_be_refused() {
         assert!(Config::parse("[images]\nrequire_verified = true\n").unwrap().images.require_verified);
         assert!(!Config::default().images.require_verified);
@@ -297,6 +325,9 @@ mod tests {
             ("[evidence]\nkeep_days = 0", "evidence.keep_days"),
             ("[evidence]\nmax_mib = 31", "evidence.max_mib"),
             ("public_url = \"airlock.example\"", "public_url"),
+            ("[vmm]\nextra_cmdline = \"quiet ip=dhcp\"", "vmm.extra_cmdline"),
+            ("[vmm]\nextra_cmdline = \"airlock.root=/dev/vdb\"", "vmm.extra_cmdline"),
+            ("[vmm]\nextra_cmdline = \"a\\nb\"", "vmm.extra_cmdline"),
             ("[network]\nbridge = \"a-bridge-name-too-long\"", "network.bridge"),
             ("[network]\nnamespace = \"../x\"", "network.namespace"),
             ("[network]\nbridge = \"uplink0\"", "network.bridge"),

@@ -60,7 +60,9 @@ impl Outside {
 
     /// Runs a command in the namespace that lends its uplink.
     pub fn at_lender(&self, script: &str) -> Result<()> {
-        run::run(Command::new("nsenter").arg(format!("--net=/run/netns/{}", self.lender)).args(["bash", "-euc", script]))
+        run::run(
+            Command::new("nsenter").arg(format!("--net=/run/netns/{}", self.lender)).args(["bash", "-euc", script]),
+        )
     }
 }
 

@@ -74,7 +74,7 @@ impl VmTask {
             kernel: self.image.kernel_path(),
             initramfs: self.image.initramfs_path(),
             rootfs: self.image.rootfs_path(),
-            cmdline: format!("{}{}{}", boot.to_cmdline(), keys.to_cmdline(), config.naming()),
+            cmdline: format!("{}{}{}{}", boot.to_cmdline(), keys.to_cmdline(), config.naming(), config.extra_cmdline()),
             memory_mib: self.image.manifest.memory_mib,
             vcpus: self.image.manifest.vcpus,
             nics: extra.chain([ours]).collect(),

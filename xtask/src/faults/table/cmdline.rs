@@ -44,8 +44,7 @@ pub fn faults() -> Vec<Fault> {
             .cmdline("airlock.mac=06:00"),
         fault("gateway-outside-subnet", "route_set_failed", Stage::RouteSet)
             .how("`ip=` with the gateway 10.9.9.9")
-            .before_vmm("edit '/^console=/s|(ip=[0-9.]+)::[0-9.]+:|\\1::10.9.9.9:|'")
-            .quick(),
+            .before_vmm("edit '/^console=/s|(ip=[0-9.]+)::[0-9.]+:|\\1::10.9.9.9:|'"),
         fault("gateway-nobody", "gateway_unreachable", Stage::GatewayReachable)
             .how("`ip=` with a gateway of the subnet that is no machine")
             .before_vmm("edit '/^console=/s|(ip=[0-9.]+)::[0-9.]+:|\\1::192.168.100.250:|'"),

@@ -26,7 +26,8 @@ pub fn faults() -> Vec<Fault> {
         says(fault("browser-exits", "browser_crashed", Stage::BrowserUp), "service firefox exited")
             .how("the browser ends at once, again and again")
             .image(|image| image.change_service("firefox", |service| service["command"] = json!(["/bin/false"]))),
-        says(fault("browser-wrong-display", "browser_wrong_display", Stage::BrowserUp), "cannot open display")
+        of(fault("browser-wrong-display", "browser_wrong_display", Stage::BrowserUp))
+            .shows(Since::Sign("cannot open display"), 10_000)
             .how("the browser's `DISPLAY` names no server")
             .image(|image| image.change_service("firefox", |service| service["env"]["DISPLAY"] = json!(":9"))),
         of(live("rfb-on-loopback", "vnc_bound_to_loopback"))

@@ -3,6 +3,7 @@
 use airlock_protocol::Stage;
 
 use crate::faults::fault::{Fault, Since, fault, live};
+use crate::faults::image::Image;
 
 pub fn faults() -> Vec<Fault> {
     let mut all = ends();
@@ -49,8 +50,11 @@ fn agent() -> Vec<Fault> {
                 image.manifest.insert("build_id".into(), "0123456789abcdef".into());
                 Ok(())
             })
-            .shows(Since::Sign("agent_up"), 2000)
-            .quick(),
+            .shows(Since::Sign("agent_up"), 2000),
+        fault("agent-on-loopback", "ipv6_only_bind", Stage::Reachable)
+            .how("the agent's port is bound to 127.0.0.1 (its `bind` is rewritten while it runs)")
+            .image(Image::agent_on_loopback)
+            .shows(Since::Asked, 27_000),
         fault("agent-port-taken", "agent_port_conflict", Stage::AgentUp)
             .how("another program listens on port 8080 before the agent does")
             .image(|image| {

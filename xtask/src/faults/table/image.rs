@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 
 use crate::faults::fault::{Fault, Since, fault};
 use crate::faults::image::Image;
+use crate::faults::site::Special;
 
 /// A boot that is only ever silent is judged by its deadline.
 const SILENT_MS: u64 = 26_500;
@@ -32,8 +33,7 @@ fn modules() -> Vec<Fault> {
             .image(|image| image.without_modules(&["virtio_pci.ko"])),
         fault("virtio-blk-missing", "root_device_missing", Stage::RootMounted)
             .how("the initramfs has no `virtio_blk`")
-            .image(|image| image.without_modules(&["virtio_blk.ko"]))
-            .quick(),
+            .image(|image| image.without_modules(&["virtio_blk.ko"])),
         fault("modules-of-other-kernel", "modules_mismatch", Stage::ModulesLoaded)
             .how("`virtio_net` in the initramfs was built for another kernel release")
             .image(|image| other_release(image.module("virtio_net.ko")?)),
@@ -91,8 +91,8 @@ fn root() -> Vec<Fault> {
             .cmdline(&format!("rdinit=/none root=/dev/vdz rootwait {LOUD}"))
             .shows(Since::Asked, SILENT_MS),
         fault("root-unknown-to-kernel", "root_device_missing", Stage::RootMounted)
-            .how("no init in the initramfs, `root=/dev/vda`: the kernel itself has no block driver")
-            .cmdline("rdinit=/none root=/dev/vda")
+            .how("`[vmm] extra_cmdline`: no init in the initramfs, `root=/dev/vda`; the kernel itself has no block driver")
+            .daemon(Special { network: "[vmm]\nextra_cmdline = \"rdinit=/none root=/dev/vda\"\n".into(), ..Special::default() })
             .shows(Since::Sign("Kernel panic"), 1000),
     ]
 }
