@@ -196,7 +196,8 @@ impl ConsoleFacts {
             if let Some(stamp) = part.stamp {
                 self.take_stamp(stamp, number);
             }
-            if !part.whole.is_empty() && !is_firmware(part.whole) {
+            let waits = self.boot.root_awaited.is_some() && is_background(part.whole);
+            if !part.whole.is_empty() && !is_firmware(part.whole) && !waits {
                 self.boot.spoke = Some(number);
             }
             if found.peek().is_none_or(|hit| hit.end() > end) {
@@ -351,9 +352,27 @@ fn is_vmm(text: &[u8]) -> bool {
     [&b":ERROR"[..], b":WARN", b":INFO"].iter().any(|level| memchr::memmem::find(inside, level).is_some())
 }
 
+/// What a kernel says by the way, also while it waits: its clocks are measured and its randomness collected.
+fn is_background(line: &[u8]) -> bool {
+    let unstamped = || line.strip_prefix(b"[").and_then(|rest| rest.get(memchr::memchr(b']', rest)? + 1..));
+    let text = unstamped().unwrap_or(line).trim_ascii_start();
+    let said = |words: &&[u8]| text.starts_with(words);
+    [&b"tsc: "[..], b"clocksource: ", b"random: ", b"sched_clock: ", b"input: "].iter().any(said)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_that_waits_for_its_root_goes_on_measuring_its_clocks() {
+        let log = "[    1.169591] Waiting for root device /dev/vdz...\n\
+            [    1.959086] tsc: Refined TSC clocksource calibration: 2596.087 MHz\n\
+            [    1.960097] clocksource: Switched to clocksource tsc\n";
+        assert_eq!(classify(log.as_bytes()).boot.spoke, Some(1));
+        let mounted = format!("{log}[    2.1] EXT4-fs (vda): mounted filesystem with ordered data mode.\n");
+        assert_eq!(classify(mounted.as_bytes()).boot.spoke, Some(4));
+    }
 
     /// What a log proves by rules alone.
     fn hits(log: &str) -> Vec<&'static Rule> {
