@@ -10,6 +10,7 @@ mod disk;
 mod docs;
 mod fault;
 mod image;
+mod outcome;
 mod outside;
 mod site;
 mod stop;
@@ -24,7 +25,8 @@ use serde::Serialize;
 
 use crate::run;
 use cell::World;
-use fault::{Fault, Said, Since, Way};
+use fault::{Fault, Said, Way};
+use outcome::Outcome;
 use site::Places;
 
 /// Options of `cargo xtask faults`.
@@ -51,27 +53,6 @@ pub struct Args {
     /// State directory that holds the golden images.
     #[arg(long, default_value = "target/test-state")]
     state_dir: PathBuf,
-}
-
-/// What came of one fault.
-#[derive(Debug, Clone, Serialize)]
-pub struct Outcome {
-    name: &'static str,
-    #[serde(skip)]
-    how: String,
-    expected: &'static str,
-    said: Option<String>,
-    expected_stage: Option<Stage>,
-    stage: Option<Stage>,
-    ms: Option<u64>,
-    within_ms: u64,
-    /// Whether only the deadline of the boot, or a probe that was asked for, could tell.
-    #[serde(skip)]
-    since: Option<Since>,
-    ok: bool,
-    /// What is wrong.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    wrong: Option<String>,
 }
 
 /// DESIGN section 13.
@@ -124,8 +105,9 @@ pub fn report(args: &Args) -> Result<()> {
         report.inconclusive,
         began.elapsed().as_secs()
     );
+    let last = outcome::merge(&root.join("artifacts/faults/outcomes.json"), &report.faults)?;
     if args.write_docs {
-        docs::write(&root.join("docs/faults.md"), &report.faults)?;
+        docs::write(&root.join("docs/faults.md"), &last)?;
     }
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -156,20 +138,7 @@ fn produce(world: &World, fault: &Fault) -> Outcome {
         Ok(said) => judge(fault, said).or_else(|| world.beside_is_healthy().err().map(|error| format!("{error:#}"))),
         Err(error) => Some(format!("{error:#}")),
     };
-    let said = said.ok();
-    Outcome {
-        name: fault.name,
-        how: fault.how.clone(),
-        expected: fault.cause,
-        expected_stage: fault.stage,
-        stage: said.as_ref().and_then(|said| said.stage),
-        ms: said.as_ref().map(|said| said.ms),
-        said: said.map(|said| said.cause),
-        within_ms: fault.within_ms,
-        since: Some(fault.since),
-        ok: wrong.is_none(),
-        wrong,
-    }
+    Outcome::of(fault, said.ok(), wrong)
 }
 
 /// What is wrong with what was said.
@@ -184,17 +153,6 @@ fn judge(fault: &Fault, said: &Said) -> Option<String> {
     (said.ms > fault.within_ms).then(|| format!("{} ms, {} are allowed", said.ms, fault.within_ms))
 }
 
-impl Outcome {
-    fn line(&self) -> String {
-        let said = self.said.as_deref().unwrap_or("-");
-        let stage = self.stage.map_or("-", Stage::name);
-        let ms = self.ms.map_or_else(|| "-".to_owned(), |ms| ms.to_string());
-        let end =
-            if self.ok { "ok".to_owned() } else { format!("WRONG {}", self.wrong.as_deref().unwrap_or_default()) };
-        format!("{:<30} {:<26} {said:<26} {stage:<18} {ms:>6} ms  {end}", self.name, self.expected)
-    }
-}
-
 impl Report {
     fn of(faults: Vec<Outcome>) -> Self {
         let right = faults.iter().filter(|outcome| outcome.ok).count();
@@ -207,6 +165,7 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use super::fault::Since;
     use super::*;
     use std::collections::BTreeSet;
 

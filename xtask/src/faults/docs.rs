@@ -6,15 +6,15 @@ use std::path::Path;
 use airlock_protocol::Stage;
 use anyhow::{Context, Result};
 
-use super::Outcome;
 use super::fault::Since;
+use super::outcome::Outcome;
 
 const HEAD: &str = "# Faults\n\n\
     Written by `cargo xtask faults --write-docs`; not to be edited. Every fault is produced on a real machine (QEMU without hardware\n\
     virtualization) or on real objects of the host. *Since* says from when the time to the verdict counts: the moment the start was\n\
     asked for (refusals, and what is only ever silent: there the boot's deadline speaks), the moment something was done, the moment\n\
     the console showed it, or the VMM's exit. Beside each fault lives a machine that must be judged `healthy`, and after it nothing of the\n\
-    broken one may be left.\n\n";
+    broken one may be left. A row is the fault's last outcome.\n\n";
 
 /// Writes the page.
 pub fn write(path: &Path, faults: &[Outcome]) -> Result<()> {
@@ -71,9 +71,9 @@ mod tests {
     #[test]
     fn a_row_says_what_was_expected_and_what_was_said() {
         let outcome = Outcome {
-            name: "tap-down",
+            name: "tap-down".into(),
             how: "ip link set a|b".into(),
-            expected: "tap_down",
+            expected: "tap_down".into(),
             said: Some("link_no_carrier".into()),
             expected_stage: None,
             stage: Some(Stage::LinkUp),

@@ -110,7 +110,7 @@ pub fn fault(name: &'static str, cause: &'static str, stage: Stage) -> Fault {
         cause,
         stage: Some(stage),
         since: Since::Sign("\"ok\":false"),
-        within_ms: 1000,
+        within_ms: 2000,
         way: Way::Machine(Machine::default()),
         quick: false,
     }
@@ -167,7 +167,7 @@ impl Fault {
     }
 
     /// The image is not changed.
-    pub fn as_it_is(self) -> Self {
+    pub fn unchanged(self) -> Self {
         self.machine(|machine| machine.change = None)
     }
 

@@ -63,10 +63,12 @@ impl Watch {
             let never = rest.starts_with("not started: No such file");
             return (never || *ends >= ENDS).then(|| Failure::new(cause, Some(stage), line.trim()));
         }
-        if !late_network || is_reached(Stage::LinkUp) {
+        let (text, cause, stage) = OF_NETWORK_UNIT.iter().find(|(text, ..)| late_network && line.contains(text))?;
+        // What init saw of the interface is no proof that its owner found it; who has set the address is past all of it.
+        let proof = if *stage == Stage::LinkUp || *stage == Stage::AddressSet { *stage } else { Stage::AddressSet };
+        if is_reached(proof) {
             return None;
         }
-        let (text, cause, stage) = OF_NETWORK_UNIT.iter().find(|(text, ..)| line.contains(text))?;
         // The unit's name stands in good news as well.
         let bad = *cause != Cause::UnitFailed || line.contains("Failed to start ");
         let says = bad && (*text != " not found after 30 seconds" || line.contains("ERROR: Device "));

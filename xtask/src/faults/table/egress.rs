@@ -22,17 +22,6 @@ pub fn faults() -> Vec<Fault> {
                     )
                 })
             }),
-        of("rp-filter", "rp_filter_drop")
-            .how("strict `rp_filter`, and the way back is known to a table of its own only")
-            .own(|world| {
-                broken(world, |lent| {
-                    lent.on_host(
-                        "way=$(ip route show default | sed 's/^default //'); \
-                         ip route add default $way table 100; ip rule add iif br0 lookup 100; ip route del default; \
-                         for dev in all uplink0 br0; do echo 1 > /proc/sys/net/ipv4/conf/$dev/rp_filter; done",
-                    )
-                })
-            }),
         of("dns-dead", "dns_failed")
             .how("the guest's name server ends; the way to its machine is open")
             .own(|world| broken(world, |lent| lent.outside.end_name_server())),

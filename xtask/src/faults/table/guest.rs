@@ -54,7 +54,7 @@ fn agent() -> Vec<Fault> {
         fault("agent-on-loopback", "ipv6_only_bind", Stage::Reachable)
             .how("the agent's port is bound to 127.0.0.1 (its `bind` is rewritten while it runs)")
             .image(Image::agent_on_loopback)
-            .shows(Since::Asked, 27_000),
+            .shows(Since::Asked, 27_500),
         fault("agent-port-taken", "agent_port_conflict", Stage::AgentUp)
             .how("another program listens on port 8080 before the agent does")
             .image(|image| {

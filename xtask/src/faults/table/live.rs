@@ -106,7 +106,7 @@ fn guest() -> Vec<Fault> {
             .in_guest("(busybox sleep 0.3; busybox ip route add blackhole 192.168.100.1/32) >/dev/null 2>&1 &"),
         live("second-owner", "address_owner_conflict")
             .of("thief-fail")
-            .as_it_is()
+            .unchanged()
             .how("a program of the image takes the interface two seconds after the boot (image `thief-fail`)")
             .on_host(Stage::Ready, "true")
             .fails()

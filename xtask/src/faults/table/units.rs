@@ -32,7 +32,8 @@ pub fn faults() -> Vec<Fault> {
         says(seed("seed-address-fails", "address_set_failed", Stage::AddressSet), "ERROR: Failed to assign")
             .how("the script gives its address an impossible prefix (scenario A: no `IP address assigned`)")
             .image(|image| image.change_root(&format!("sed -i 's/^prefix=0/prefix=99/' {SCRIPT}"))),
-        says(seed("seed-route-fails", "route_set_failed", Stage::RouteSet), "WARNING: Failed to add default route")
+        seed("seed-route-fails", "route_set_failed", Stage::RouteSet)
+            .shows(Since::Asked, SILENT_MS)
             .how("`ip=` with a gateway outside the subnet, under the script")
             .before_vmm("edit '/^console=/s|(ip=[0-9.]+)::[0-9.]+:|\\1::10.9.9.9:|'"),
         seed("seed-quiet-does-nothing", "unit_output_not_on_console", Stage::LinkUp)
