@@ -29,6 +29,8 @@ export async function submitForm(screen, { user, password }, deadline) {
 
   const hadError = before ? hasErrorBar(before) : false;
   if (await screen.until(isRefusal, soon(ANSWERED_WITHIN_MS))) return "refused";
+  // What was typed may stand on the screen for a moment after the session went on.
+  if (await screen.isPast()) return "accepted";
   if (verified && (await screen.look([fields[1]]))?.ink[0] > TYPED_INK) return "unanswered";
   if (await screen.until(isRefusal, deadline)) return "refused";
   return (await screen.isPast()) ? "accepted" : "neither accepted nor refused";
