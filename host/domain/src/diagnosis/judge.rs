@@ -226,15 +226,7 @@ impl<'a> View<'a> {
             evidence.push(Evidence::seen(Source::Boot, failure.detail.as_str()));
         }
         let remedy = winner.cause.remedy().to_owned();
-        Verdict {
-            verdict: Judgement::Cause(winner.cause),
-            stage,
-            summary,
-            evidence,
-            remedy,
-            also: Vec::new(),
-            notes: Vec::new(),
-        }
+        verdict(Judgement::Cause(winner.cause), stage, summary, evidence, remedy)
     }
 
     fn healthy(&self, case: &Case<'_>, notes: &[Finding]) -> Verdict {
@@ -251,15 +243,7 @@ impl<'a> View<'a> {
             Some(note) => format!("the boot is good; worth knowing: {}", note.cause),
         };
         let remedy = notes.first().map_or_else(|| "nothing to do".to_owned(), |note| note.cause.remedy().to_owned());
-        Verdict {
-            verdict: Judgement::Healthy,
-            stage: None,
-            summary,
-            evidence,
-            remedy,
-            also: Vec::new(),
-            notes: Vec::new(),
-        }
+        verdict(Judgement::Healthy, None, summary, evidence, remedy)
     }
 
     /// The lines that prove a good boot of a log alone.
@@ -286,15 +270,8 @@ impl<'a> View<'a> {
 
     fn waiting(&self, next: Option<Stage>) -> Verdict {
         let name = next.map_or("ready", Stage::name);
-        Verdict {
-            verdict: Judgement::Cause(Cause::ReachableButPending),
-            stage: next,
-            summary: format!("the machine is booting: it waits for {name}"),
-            evidence: Vec::new(),
-            remedy: Cause::ReachableButPending.remedy().to_owned(),
-            also: Vec::new(),
-            notes: Vec::new(),
-        }
+        let (cause, summary) = (Cause::ReachableButPending, format!("the machine is booting: it waits for {name}"));
+        verdict(Judgement::Cause(cause), next, summary, Vec::new(), cause.remedy().to_owned())
     }
 
     fn inconclusive(&self, case: &Case<'_>, doubts: &[Doubt], next: Option<Stage>) -> Verdict {
@@ -313,15 +290,7 @@ impl<'a> View<'a> {
         evidence.extend(failure.map(|failure| Evidence::seen(Source::Boot, failure.detail.as_str())));
         evidence.extend(case.console.and_then(|console| console.last_lines().next_back()));
         let remedy = next_try(stage).to_owned();
-        Verdict {
-            verdict: Judgement::Cause(Cause::Inconclusive),
-            stage,
-            summary,
-            evidence,
-            remedy,
-            also: Vec::new(),
-            notes: Vec::new(),
-        }
+        verdict(Judgement::Cause(Cause::Inconclusive), stage, summary, evidence, remedy)
     }
 }
 
@@ -376,6 +345,17 @@ fn next_try(stage: Option<Stage>) -> &'static str {
             "see the services' last lines in the console, or look inside with airlock vm console"
         }
     }
+}
+
+/// A verdict of the finding that won, before [`finish`] adds what else was found.
+fn verdict(
+    verdict: Judgement,
+    stage: Option<Stage>,
+    summary: String,
+    evidence: Vec<Evidence>,
+    remedy: String,
+) -> Verdict {
+    Verdict { verdict, stage, summary, evidence, remedy, also: Vec::new(), notes: Vec::new() }
 }
 
 fn finish(mut verdict: Verdict, rest: &[Finding]) -> Verdict {
