@@ -142,27 +142,35 @@ fn what_was_taken_is_put_back_on_real_links() {
     });
 }
 
+/// The timeline of a watch over the calling thread's namespace, kept in `dir`.
+fn watched(dir: &std::path::Path, owner: NetworkOwner) -> Arc<Timeline> {
+    let outbox = Arc::new(Outbox::new().unwrap());
+    let timeline = Arc::new(Timeline::open(&dir.join("t"), &dir.join("c"), outbox));
+    let watched = timeline.clone();
+    let netns = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+    std::thread::spawn(move || {
+        nix::sched::setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
+        let _ = watch(&boot(), owner, OnConflict::Restore, &watched);
+    });
+    timeline
+}
+
+fn wait(timeline: &Timeline, what: &str, ready: &dyn Fn() -> bool) {
+    let start = Instant::now();
+    while !ready() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}: {:?}", timeline.reports());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn stages_are_reported_as_they_are_seen_and_a_thief_is_named() {
     in_namespace(|| {
+        // The peer is the gateway: it answers ARP from here, on the other end of the cable.
         let dir = std::env::temp_dir().join(format!("airlock-owner-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let outbox = Arc::new(Outbox::new().unwrap());
-        let timeline = Arc::new(Timeline::open(&dir.join("t"), &dir.join("c"), outbox));
-        // The peer is the gateway: it answers ARP from here, on the other end of the cable.
-        let watched = timeline.clone();
-        let netns = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
-        std::thread::spawn(move || {
-            nix::sched::setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
-            let _ = watch(&boot(), NetworkOwner::Dhcpcd, OnConflict::Restore, &watched);
-        });
-        let wait = |what: &str, ready: &dyn Fn() -> bool| {
-            let start = Instant::now();
-            while !ready() {
-                assert!(start.elapsed() < Duration::from_secs(20), "{what}: {:?}", timeline.reports());
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        };
+        let timeline = watched(&dir, NetworkOwner::Dhcpcd);
+        let wait = |what: &str, ready: &dyn Fn() -> bool| wait(&timeline, what, ready);
         ip("link set eth0 up");
         wait("link_up", &|| timeline.has(Stage::LinkUp));
         assert!(!timeline.has(Stage::AddressSet));
@@ -193,21 +201,8 @@ fn an_address_that_ends_some_day_is_the_lease_and_another_one_is_none() {
     in_namespace(|| {
         let dir = std::env::temp_dir().join(format!("airlock-expires-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let outbox = Arc::new(Outbox::new().unwrap());
-        let timeline = Arc::new(Timeline::open(&dir.join("t"), &dir.join("c"), outbox));
-        let watched = timeline.clone();
-        let netns = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
-        std::thread::spawn(move || {
-            nix::sched::setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
-            let _ = watch(&boot(), NetworkOwner::Ifupdown, OnConflict::Restore, &watched);
-        });
-        let wait = |what: &str, ready: &dyn Fn() -> bool| {
-            let start = Instant::now();
-            while !ready() {
-                assert!(start.elapsed() < Duration::from_secs(20), "{what}: {:?}", timeline.reports());
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        };
+        let timeline = watched(&dir, NetworkOwner::Ifupdown);
+        let wait = |what: &str, ready: &dyn Fn() -> bool| wait(&timeline, what, ready);
         ip("link set eth0 up");
         ip("addr add 10.9.0.2/24 dev eth0 valid_lft 600 preferred_lft 600");
         ip("route add default via 10.9.0.1");
