@@ -10,7 +10,7 @@ use airlock_domain::boot::{Failure, TimelineEntry};
 use airlock_domain::diagnosis::facts::{
     BridgeFacts, GuestLink, GuestNeighbour, GuestRoute, Listening, NeighbourFacts, Probe, TapFacts,
 };
-use airlock_domain::diagnosis::{Case, Expected, GuestFacts, HostFacts, Verdict, diagnose};
+use airlock_domain::diagnosis::{Case, Expected, GuestFacts, HostFacts, Verdict, classify, diagnose};
 use airlock_protocol::Stage;
 use proptest::prelude::*;
 
@@ -412,6 +412,30 @@ fn facts_alone_name_a_fault_and_no_health() {
     facts = healthy();
     facts.refuse(5901);
     assert_eq!(judge(&facts, Stand::Unknown).verdict.code(), "vnc_refused");
+}
+
+/// That the interface is down is all that the guest can see of a unit whose words are lost.
+#[test]
+fn a_unit_that_finished_without_a_word_says_more_than_the_interface_that_is_down() {
+    let mut facts = healthy();
+    facts.link().up = Some(false);
+    let timeline = timeline_until(|stage| stage < Stage::LinkUp || stage == Stage::HandedOver);
+    let late = Failure::new(Cause::LinkUpFailed, Some(Stage::LinkUp), "link_up was not reached within 45 s");
+    let console = classify(
+        b"[  OK  ] Finished network-setup.ser\xe2\x80\xa6up Network from Kernel Parameters.\n\
+          [  OK  ] Reached target multi-user.target - Multi-User System.\n",
+    );
+    let seen = diagnose(&Case {
+        timeline: &timeline,
+        failure: Some(&late),
+        console: Some(&console),
+        host: Some(&facts.host),
+        guest: Some(&facts.guest),
+        expected: Expected { address: Some(ADDRESS.into()), by_unit: true },
+        ..Case::default()
+    });
+    assert_eq!((seen.verdict.code(), seen.stage), ("unit_output_not_on_console", Some(Stage::LinkUp)), "{seen:?}");
+    assert!(seen.also.contains(&Cause::LinkUpFailed), "{seen:?}");
 }
 
 #[test]
