@@ -1,3 +1,4 @@
+/*! Contains noVNC 1.7.0, MPL-2.0, source: npm package @novnc/novnc; pako, MIT and Zlib. The rest: Airlock, Apache-2.0. */
 // The machine's screen: noVNC on a WebSocket of ours, so that close codes are seen (noVNC reports only clean or not).
 //
 //   connecting -> connected -> (lost) waiting -> connecting ...        stopped: after a verdict of the daemon or stop()

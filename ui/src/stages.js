@@ -73,6 +73,11 @@ export function doingOf(name) {
   return WORDS.get(name)?.doing ?? name;
 }
 
+/** What a stage is once it is reached; empty if this version has no words for it. */
+export function labelOf(name) {
+  return WORDS.get(name)?.reached ?? "";
+}
+
 /** Reports by stage name: `{ok, atMs, errno, detail}`. */
 export function noReports() {
   return new Map();
