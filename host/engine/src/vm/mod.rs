@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use airlock_domain::Cause;
-use airlock_domain::boot::{BootEvent, BootMachine, BootOutput, Contract, Failure, TimelineEntry};
+use airlock_domain::boot::{BootEvent, BootMachine, BootOutput, Contract, Failure, TimelineEntry, needed_services};
 use airlock_domain::diagnosis::Expected;
 use airlock_domain::session::{SessionEvent as Event, SessionState};
 use airlock_domain::step::Step;
@@ -285,8 +285,12 @@ fn contract(ctx: &Context, image: &GoldenImage, address: Ipv4Addr) -> Contract {
     #[allow(clippy::cast_precision_loss, reason = "the configuration allows at most an hour")]
     let deadline_ms = (ctx.config.boot_deadline_s * 1000) as f64;
     let of_agent = image.manifest.readiness.iter().copied().filter(|stage| stage.reporter() == Reporter::Agent);
+    let agent_stages: Vec<Stage> = of_agent.collect();
+    let mut needed_services = needed_services(&image.manifest.services, image.manifest.display.as_ref());
+    needed_services.retain(|service| agent_stages.contains(&service.stage));
     Contract {
-        agent_stages: of_agent.collect(),
+        agent_stages,
+        needed_services,
         late_network: image.manifest.network_owner != NetworkOwner::Airlock,
         deadline_ms,
         address: format!("{address}/{}", ctx.config.network.subnet.prefix()),
