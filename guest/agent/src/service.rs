@@ -30,6 +30,7 @@ use crate::login::tool::Environment;
 use crate::outbox::Outbox;
 use crate::owner;
 use crate::reach::Probes;
+use crate::screen_password::ScreenPassword;
 use crate::timeline::Timeline;
 use crate::{BUILD_ID, clock, display, health, port, spawn, start_page};
 
@@ -78,7 +79,8 @@ fn run() -> io::Result<std::convert::Infallible> {
     let page = display.as_ref().and_then(|_| start_page::start(START_PAGE_PORT).map_err(say("start page")).ok());
     let browser = Arc::new(Browser::new(page, display.clone(), environment.clone()));
     let logins = Arc::new(Logins::new(environment, browser.clone(), outbox.clone()));
-    let agent = Agent::new(vm_id, timeline.clone(), outbox, logins.clone(), browser);
+    let screen = display.as_ref().map(|display| ScreenPassword::of_guest(&display.user));
+    let agent = Agent { screen, ..Agent::new(vm_id, timeline.clone(), outbox, logins.clone(), browser) };
 
     let _ = take_urls(Path::new(GUEST_OPEN_SOCKET), logins).map_err(say("socket of the browser shim"));
     if let Some(display) = display {
@@ -140,6 +142,8 @@ pub struct Agent {
     browser: Arc<Browser>,
     probes: Probes,
     facts: Facts,
+    /// None without a display.
+    screen: Option<ScreenPassword>,
 }
 
 impl Agent {
@@ -152,7 +156,7 @@ impl Agent {
         browser: Arc<Browser>,
     ) -> Self {
         let (probes, facts) = (Probes::new(outbox.clone()), Facts::new(outbox.clone()));
-        Self { vm_id, timeline, outbox, logins, browser, probes, facts }
+        Self { vm_id, timeline, outbox, logins, browser, probes, facts, screen: None }
     }
 
     fn serve(self) -> io::Result<std::convert::Infallible> {
@@ -171,9 +175,15 @@ impl Agent {
     /// Does what the host says. Returns at once: whatever takes time has a thread of its own.
     pub fn take(&self, message: HostMessage) {
         match message {
-            HostMessage::Hello { version: _, now_ms } => {
+            HostMessage::Hello { version: _, now_ms, vnc_password } => {
                 if let Err(errno) = clock::follow_host(now_ms) {
                     eprintln!("airlock-agent: set the clock: {errno}");
+                }
+                // Before the answer: the host takes it for set then.
+                if let (Some(screen), Some(password)) = (&self.screen, &vnc_password)
+                    && let Err(error) = screen.set(password)
+                {
+                    eprintln!("airlock-agent: set the password of the screen: {error}");
                 }
                 self.outbox.host_came(|| std::iter::once(self.hello()).chain(self.logins.replay()).collect());
             }

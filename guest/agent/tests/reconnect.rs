@@ -41,7 +41,7 @@ impl<'a> Host<'a> {
     fn greet(stream: &'a UnixStream) -> (Self, Vec<Stage>) {
         let mut host = Self { stream, decoder: Decoder::new() };
         let now_ms = u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
-        host.say(&HostMessage::Hello { version: VERSION, now_ms });
+        host.say(&HostMessage::Hello { version: VERSION, now_ms, vnc_password: None });
         loop {
             if let GuestMessage::Hello { vm_id, timeline, .. } = host.next() {
                 assert_eq!(vm_id, "vm-1");

@@ -281,7 +281,7 @@ const PROVES: &[Row] = &[
     (Stand::Ready, |f| { f.refuse(5901); f.bind(5901, &["127.0.0.1", "::1"]); }, "vnc_bound_to_loopback", Some(Stage::DisplayUp)),
     (Stand::Ready, |f| { f.refuse(5901); f.bind(5901, &[]); }, "vnc_refused", Some(Stage::DisplayUp)),
     (Stand::Ready, |f| f.says_rfb("it is no RFB server: it begins with \"HTTP/1.1 400\""), "vnc_refused", Some(Stage::DisplayUp)),
-    (Stand::Ready, |f| f.says_rfb("it asks for a password (security types [2])"), "vnc_auth_mismatch", Some(Stage::DisplayUp)),
+    (Stand::Ready, |f| f.says_rfb("it refuses the password: \"Authentication failure\""), "vnc_auth_mismatch", Some(Stage::DisplayUp)),
     (Stand::Ready, |f| f.says_rfb("it asks for a login (security types [19])"), "vnc_auth_mismatch", Some(Stage::DisplayUp)),
     (Stand::Ready, |f| f.host.painted = Some(false), "screen_black", Some(Stage::PagePainted)),
     (Stand::Overdue(Stage::PagePainted), |f| f.host.painted = Some(false), "screen_black", Some(Stage::PagePainted)),

@@ -61,7 +61,7 @@ async fn main() {
     let (sender, mut receiver) =
         ControlChannel::connect(&vm.paths.control_socket, Duration::from_secs(1)).await.unwrap().split();
     let now_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis().try_into().unwrap();
-    sender.send(&HostMessage::Hello { version: VERSION, now_ms }).await.unwrap();
+    sender.send(&HostMessage::Hello { version: VERSION, now_ms, vnc_password: None }).await.unwrap();
 
     let mut parser = ConsoleParser::new();
     let mut up = false;

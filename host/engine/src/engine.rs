@@ -2,6 +2,7 @@
 //! in `lifecycle`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -16,6 +17,7 @@ use airlock_effects::network::{Network, NetworkError};
 use airlock_effects::steps::LinuxEffects;
 use airlock_effects::vmm::Drivers;
 use airlock_image::{ImageError, Registry};
+use airlock_protocol::Sensitive;
 use serde::Serialize;
 use tokio::sync::{Notify, OnceCell, broadcast};
 use tokio::task::{AbortHandle, JoinSet};
@@ -35,8 +37,8 @@ use crate::store::{Store, StoreError};
 use crate::vault::{Vault, VaultError};
 use crate::vm::{Channels, LiveVm};
 
-/// How long a viewer link may be opened, in milliseconds.
-const TICKET_MS: i64 = 10 * 60 * 1000;
+/// How long the outcome page stays readable after the session's deadline, in milliseconds.
+const OUTCOME_MS: i64 = 10 * 60 * 1000;
 
 /// The provider files that the product ships.
 const PROVIDERS: [(&str, &str); 2] = [
@@ -93,6 +95,15 @@ pub struct SessionWatch {
     pub timeline: Vec<TimelineEntry>,
     /// What happens next; closed when nothing will. An event may repeat what `session` and `timeline` hold already.
     pub events: broadcast::Receiver<SessionEvent>,
+}
+
+/// A machine's RFB server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Screen {
+    /// Inside the installation's namespace.
+    pub addr: SocketAddr,
+    /// What lets in, once the agent has set it. Images that are not ours may need none.
+    pub password: Option<Sensitive>,
 }
 
 /// A viewer cannot be connected because its session ended.
@@ -361,7 +372,8 @@ impl Engine {
 
     /// A ticket for one opening of the session's viewer.
     pub async fn issue_ticket(&self, id: SessionId) -> Result<String, Error> {
-        self.add_viewer_secret("ticket", id, now_ms() + TICKET_MS).await
+        let lasts_ms = i64::try_from(self.config().viewer.ticket_s * 1000).unwrap_or(i64::MAX);
+        self.add_viewer_secret("ticket", id, now_ms().saturating_add(lasts_ms)).await
     }
 
     /// Exchanges a ticket for the viewer's cookie; none if it was used, expired or never issued for this session.
@@ -370,8 +382,7 @@ impl Engine {
             return Ok(None);
         }
         let session = self.session(id).await?;
-        // The outcome page stays readable for a while after the deadline.
-        self.add_viewer_secret("cookie", id, session.deadline_ms + TICKET_MS).await.map(Some)
+        self.add_viewer_secret("cookie", id, session.deadline_ms + OUTCOME_MS).await.map(Some)
     }
 
     /// Whether a viewer cookie is good for a session.

@@ -19,6 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::access::{Access, Guard, guard};
+use crate::bridge::Seats;
 use crate::request::{identify, no_such_method, no_such_route, panicked};
 use crate::serve::Ending;
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
 pub struct App {
     engine: Engine,
     public_base: Arc<str>,
+    seats: Seats,
     closing: watch::Receiver<Option<Ending>>,
 }
 
@@ -42,6 +44,11 @@ impl App {
     /// Base of absolute links, without a slash at the end.
     pub(crate) fn public_base(&self) -> &str {
         &self.public_base
+    }
+
+    /// Who looks at which session's screen.
+    pub(crate) fn seats(&self) -> &Seats {
+        &self.seats
     }
 
     /// Returns when the daemon is asked to end: streams must not hold it up.
@@ -139,7 +146,7 @@ const ADMIN: Access = Access::Token(Scope::Admin);
 /// The whole API. `closing` turns true when streams must end.
 pub fn router(engine: Engine, closing: watch::Receiver<Option<Ending>>) -> Router {
     let public_base: Arc<str> = engine.config().public_base().into();
-    let app = App { engine, public_base, closing };
+    let app = App { engine, public_base, seats: Seats::default(), closing };
     let (router, _) = public_routes()
         .merge(group(&app, VIEWER, viewer_routes()))
         .merge(group(&app, SESSIONS, session_routes()))

@@ -32,6 +32,7 @@ use std::time::Duration;
 use airlock_domain::VmId;
 use airlock_domain::diagnosis::facts::{BridgeFacts, HostFacts, TapFacts};
 use airlock_domain::vmm::ProcessId;
+use airlock_protocol::Sensitive;
 use airlock_protocol::paths::{HEALTH_PORT, RFB_PORT};
 use tokio::time::Instant;
 
@@ -59,6 +60,8 @@ pub struct Subject {
     pub vms_dir: PathBuf,
     /// Whether it should have an RFB server.
     pub has_display: bool,
+    /// The password of that server, once it is set.
+    pub vnc_password: Option<Sensitive>,
 }
 
 /// Looks at everything, for `limit` at most. See the head of this file.
@@ -77,7 +80,10 @@ async fn ask_guest(network: &Network, subject: &Subject, ends: Instant) -> HostF
     let soon = |most: Duration| ends.min(Instant::now() + most);
     let of = |port| SocketAddr::from((subject.address, port));
     let screen = async {
-        if subject.has_display { rfb::look(network, of(RFB_PORT), soon(CONNECT), ends).await } else { (None, None) }
+        if !subject.has_display {
+            return (None, None);
+        }
+        rfb::look(network, of(RFB_PORT), subject.vnc_password.as_ref(), soon(CONNECT), ends).await
     };
     let (neighbour, ping, tcp, http, (rfb, painted)) = tokio::join!(
         known("ARP", ends, arp::ask(network, subject.address, soon(ANSWER))),

@@ -29,7 +29,7 @@ use airlock_image::GoldenImage;
 use airlock_protocol::guest_config::NetworkOwner;
 use airlock_protocol::message::{CapturedFile, LoginSpec, ReachTarget};
 use airlock_protocol::stage::Reporter;
-use airlock_protocol::{Stage, paths};
+use airlock_protocol::{Sensitive, Stage, paths};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::clock::{Moment, monotonic_ms, now_ms};
@@ -37,6 +37,7 @@ use crate::context::Context;
 use crate::engine_probe::Facts;
 use crate::error::chain;
 use crate::records::{Reached, SessionEvent, SessionRecord, VmState};
+use crate::secrets;
 use crate::store::StoreError;
 
 pub(crate) use self::follow::Input;
@@ -60,10 +61,12 @@ pub(crate) enum Order {
 }
 
 /// What viewers wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct View {
     /// The guest's RFB server, once its display is up.
     pub target: Option<SocketAddr>,
+    /// What lets into it, once the agent said that it is set.
+    pub password: Option<Sensitive>,
     /// Where the session stands.
     pub state: SessionState,
 }
@@ -77,7 +80,7 @@ pub(crate) struct Channels {
 
 impl Channels {
     pub fn new(state: SessionState) -> Self {
-        Self { events: broadcast::channel(256).0, view: watch::channel(View { target: None, state }).0 }
+        Self { events: broadcast::channel(256).0, view: watch::channel(View { target: None, password: None, state }).0 }
     }
 }
 
@@ -128,6 +131,8 @@ pub(crate) struct VmTask {
     pub(crate) handle: Option<VmmHandle>,
     pub(crate) control: Option<ControlSender>,
     pub(crate) probes: Probes,
+    /// Of the guest's RFB server. Drawn when the task begins and never written down: who takes the VM over draws another one.
+    vnc_password: Option<Sensitive>,
     /// What was found out when it failed.
     pub(crate) facts: Facts,
     /// Captured, but not committed yet.
@@ -156,6 +161,7 @@ impl VmTask {
             handle: None,
             control: None,
             probes: Probes::default(),
+            vnc_password: draw_vnc_password(),
             facts: Facts::default(),
             pending: None,
             events,
@@ -259,6 +265,16 @@ impl VmTask {
         self.view.send_modify(|view| view.target = Some(target));
     }
 
+    /// The agent answered a greeting, and set the password before.
+    fn password_is_set(&self) {
+        self.view.send_modify(|view| view.password.clone_from(&self.vnc_password));
+    }
+
+    /// The password of the guest's RFB server, if it is set.
+    pub(crate) fn screen_password(&self) -> Option<Sensitive> {
+        self.view.borrow().password.clone()
+    }
+
     /// Moves the session as its machine says; nothing happens where the event does not apply.
     async fn move_session(&mut self, event: Event, failure: Option<&Failure>) -> Result<(), Failure> {
         let Some(to) = self.session.state.after(event) else { return Ok(()) };
@@ -278,6 +294,12 @@ impl VmTask {
         let _ = self.events.send(SessionEvent::State(self.session.clone()));
         tracing::info!(session = %self.session.id, state = %to, "session");
     }
+}
+
+/// A host without random numbers makes no VM ready in another way either; its screen stays closed.
+fn draw_vnc_password() -> Option<Sensitive> {
+    let drawn = secrets::draw_vnc_password();
+    drawn.inspect_err(|error| tracing::error!(error = chain(error), "no password for the screen")).ok()
 }
 
 /// What the boot of an image must reach.
