@@ -5,15 +5,15 @@ import { doingOf, formatMoment, listOf } from "./stages.js";
 
 const SPOKEN = { done: "done", failed: "failed", active: "in progress", waiting: "waiting" };
 
-/** Draws the list of `reports`; `over` once nothing more will come. `state` is the session's. */
-export function drawBoot(reports, { over, connected }) {
+/** Draws the list of `reports`; `over` once nothing more will come, `waiting` what a session in the queue waits for. */
+export function drawBoot(reports, { over, connected, waiting }) {
   const list = listOf(reports, { over });
   byId("phases").replaceChildren(...list.phases.map(drawPhase));
   const progress = byId("boot-progress");
   progress.max = list.total;
   progress.value = list.done;
   progress.textContent = `${list.done} of ${list.total}`;
-  const now = nowText(list, connected);
+  const now = waiting || nowText(list, connected);
   if (byId("boot-now").textContent !== now) {
     byId("boot-now").textContent = now;
     announce(now);

@@ -2,25 +2,32 @@
 // The machine's screen: noVNC on a WebSocket of ours, so that close codes are seen (noVNC reports only clean or not).
 //
 //   connecting -> connected -> (lost) waiting -> connecting ...        stopped: after a verdict of the daemon or stop()
+//                           -> (idle, too long) resting -> resume()
 //
 // A loss is followed by another try with a growing pause, or at once when the browser says it is online again. Until then the last
 // picture stays on `still`, a canvas behind the screen, so that a short loss is not a black window.
+//
+// The machine's screen keeps its size (1280x800) and is scaled to the window: two viewers of one session would otherwise fight for
+// it, and a browser under emulation needs seconds to lay its page out again. `zoom` shows it pixel by pixel, to be moved about.
 
 import RFB from "@novnc/novnc";
 import { afterClose } from "./closing.js";
+import { KEYS, keysymsOf } from "./typing.js";
 
 /**
- * Keeps a screen in `target`. Calls `onPhase("connecting" | "connected" | "waiting" | "stopped", {code})`; asks `sessionOver()`.
- * Returns `{stop, focus}`.
+ * Keeps a screen in `target`. Calls `onPhase("connecting" | "connected" | "waiting" | "resting" | "stopped", {code})` and
+ * `onCopied(text)`; asks `sessionOver()`.
  */
-export function keepScreen(target, still, { open, onPhase, sessionOver }) {
+export function keepScreen(target, still, { open, onPhase, onCopied, sessionOver }) {
   let rfb = null;
   let attempt = 0;
   let timer = null;
   let stopped = false;
+  let resting = false;
 
   function connect() {
     timer = null;
+    resting = false;
     onPhase("connecting", {});
     const socket = open();
     // Registered before noVNC's own listener, which takes its canvas away.
@@ -28,11 +35,14 @@ export function keepScreen(target, still, { open, onPhase, sessionOver }) {
     rfb = new RFB(target, socket, { shared: true });
     rfb.scaleViewport = true;
     rfb.background = "transparent";
+    // The field of keyboard.js has the focus, not noVNC's canvas.
+    rfb.focusOnClick = false;
     rfb.addEventListener("connect", () => {
       attempt = 0;
       still.width = 0;
       onPhase("connected", {});
     });
+    rfb.addEventListener("clipboard", (event) => onCopied(event.detail.text));
     // The daemon authenticates to the machine; a screen that asks us for a password cannot be used.
     rfb.addEventListener("credentialsrequired", () => rfb?.disconnect());
   }
@@ -45,6 +55,11 @@ export function keepScreen(target, still, { open, onPhase, sessionOver }) {
     if (next.action === "stop") {
       stopped = true;
       onPhase("stopped", { code });
+      return;
+    }
+    if (next.action === "rest") {
+      resting = true;
+      onPhase("resting", { code });
       return;
     }
     attempt += 1;
@@ -67,15 +82,47 @@ export function keepScreen(target, still, { open, onPhase, sessionOver }) {
   });
 
   connect();
-  return {
+  const screen = {
     stop() {
       stopped = true;
       clearTimeout(timer);
       rfb?.disconnect();
       rfb = null;
     },
-    focus() {
-      rfb?.focus();
+    /** Connects again after a rest. */
+    resume() {
+      if (resting && !stopped) connect();
+    },
+    /** noVNC's canvas, which takes key events. */
+    canvas: () => target.querySelector("canvas"),
+    /** Presses a key, or only one half of it. */
+    send(keysym, code, down) {
+      rfb?.sendKey(keysym, code, down);
+    },
+    /** Types a short text at once. */
+    type(text) {
+      for (const keysym of keysymsOf(text)) screen.send(keysym, null);
+    },
+    /** Presses Ctrl and a letter. */
+    pressControl(letter) {
+      screen.send(...KEYS.Control, true);
+      screen.send(letter.codePointAt(0), null);
+      screen.send(...KEYS.Control, false);
+    },
+    /** Puts a text on the machine's clipboard. */
+    paste(text) {
+      rfb?.clipboardPasteFrom(text);
+    },
+    /** Fits the window, or every pixel as it is. */
+    zoom(large) {
+      if (!rfb) return;
+      rfb.scaleViewport = !large;
+      rfb.clipViewport = large;
+    },
+    /** Whether dragging moves the part that is shown, instead of reaching the machine. */
+    drag(on) {
+      if (rfb) rfb.dragViewport = on;
     },
   };
+  return screen;
 }
