@@ -73,6 +73,27 @@ export async function visitor(context, url, artifacts) {
       await waits("the machine's clipboard", isReceived, text, timeout);
     },
 
+    /** Tells every change of the connection to the screen from now on. */
+    async watchesScreen(changed) {
+      await page.exposeFunction("airlockScreenChanged", changed);
+      await page.evaluate(() => {
+        const tell = () => globalThis.airlockScreenChanged(document.body.dataset.screen);
+        new MutationObserver(tell).observe(document.body, { attributeFilter: ["data-screen"] });
+      });
+    },
+
+    /** Whether the countdown shows less than `ms`. */
+    async hasLessThan(ms) {
+      const seconds = (await page.textContent("#countdown-text")).split(":").reduce((sum, part) => sum * 60 + Number(part), 0);
+      return seconds * 1000 < ms;
+    },
+
+    async asksForMoreTime(timeout) {
+      const before = await page.textContent("#countdown-text");
+      await page.click("#more-time");
+      await waits("more time", hasMoreThan, before, timeout);
+    },
+
     async reload() {
       await page.reload();
     },
@@ -87,6 +108,11 @@ export async function visitor(context, url, artifacts) {
 function isStageDone(stage) {
   const item = document.querySelector(`#phases [data-stage="${stage}"][data-status="done"]`);
   return document.body.dataset.view === "boot" && /\d/.test(item?.querySelector(".stage-time")?.textContent ?? "");
+}
+
+function hasMoreThan(before) {
+  const seconds = (text) => text.split(":").reduce((sum, part) => sum * 60 + Number(part), 0);
+  return seconds(document.querySelector("#countdown-text").textContent) > seconds(before) + 30;
 }
 
 function isReceived(text) {

@@ -100,7 +100,7 @@ export function wireClipboard({ screen, back }) {
       stayed = true;
       output.value = text;
       byId("clip-copy").disabled = false;
-      byId("tool-clipboard").dataset.news = "";
+      if (byId("clip-panel").hidden) byId("tool-clipboard").dataset.news = "";
       say("The machine copied something.");
     },
     /** Puts a text on the machine's clipboard. */

@@ -8,7 +8,7 @@
 // picture stays on `still`, a canvas behind the screen, so that a short loss is not a black window.
 //
 // The machine's screen keeps its size (1280x800) and is scaled to the window: two viewers of one session would otherwise fight for
-// it, and a browser under emulation needs seconds to lay its page out again. `zoom` shows it pixel by pixel, to be moved about.
+// it, and a browser under emulation needs seconds to lay its page out again. zoom.js shows it larger.
 
 import RFB from "@novnc/novnc";
 import { afterClose } from "./closing.js";
@@ -112,16 +112,6 @@ export function keepScreen(target, still, { open, onPhase, onCopied, sessionOver
     /** Puts a text on the machine's clipboard. */
     paste(text) {
       rfb?.clipboardPasteFrom(text);
-    },
-    /** Fits the window, or every pixel as it is. */
-    zoom(large) {
-      if (!rfb) return;
-      rfb.scaleViewport = !large;
-      rfb.clipViewport = large;
-    },
-    /** Whether dragging moves the part that is shown, instead of reaching the machine. */
-    drag(on) {
-      if (rfb) rfb.dragViewport = on;
     },
   };
   return screen;

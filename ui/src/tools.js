@@ -1,9 +1,9 @@
-// The tools below the screen: panels that open and close, the zoom, the keyboard of a phone, and the key that leaves the screen.
+// The tools below the screen: panels that open and close, the keyboard of a phone, and the key that leaves the screen.
 
 import { announce, byId } from "./dom.js";
 
-/** Wires them. `screen()` is the screen or null, `focus(asked)` gives it the keyboard. Returns `{leave(), closePanels()}`. */
-export function wireTools({ screen, focus }) {
+/** Wires them; `focus(asked)` gives the keyboard to the screen. Returns `{leave()}`. */
+export function wireTools({ focus }) {
   const panels = [["tool-clipboard", "clip-panel"], ["tool-keys", "screen-keys"]];
   for (const [tool, panel] of panels) byId(tool).addEventListener("click", () => toggle(tool, panel));
   byId("clip-close").addEventListener("click", () => close("tool-clipboard", "clip-panel"));
@@ -29,23 +29,6 @@ export function wireTools({ screen, focus }) {
     byId("keys-in").focus();
   });
 
-  const zoom = byId("tool-zoom");
-  const move = byId("tool-move");
-  zoom.addEventListener("click", () => {
-    const large = zoom.getAttribute("aria-pressed") !== "true";
-    zoom.setAttribute("aria-pressed", large);
-    move.hidden = !large;
-    drag(large && matchMedia("(pointer: coarse)").matches);
-    screen()?.zoom(large);
-    announce(large ? "The screen has its own size" : "The screen fits the window");
-  });
-  move.addEventListener("click", () => drag(move.getAttribute("aria-pressed") !== "true"));
-
-  function drag(on) {
-    move.setAttribute("aria-pressed", on);
-    screen()?.drag(on);
-  }
-
   // On the way back: the same key that left the screen.
   document.addEventListener("keydown", (event) => {
     if (event.key !== "F6" || event.defaultPrevented || document.body.dataset.view !== "screen" || document.querySelector("dialog[open]")) return;
@@ -58,11 +41,6 @@ export function wireTools({ screen, focus }) {
     leave() {
       byId("tool-clipboard").focus();
       announce("You left the screen. F6 goes back to it.");
-    },
-    /** Gives a screen that was connected anew what was chosen before. */
-    restore() {
-      screen()?.zoom(zoom.getAttribute("aria-pressed") === "true");
-      screen()?.drag(!move.hidden && move.getAttribute("aria-pressed") === "true");
     },
   };
 }

@@ -22,6 +22,7 @@ import { keepScreen } from "./screen.js";
 import { isOver, statusText, toolOf, viewOf } from "./session.js";
 import { addReport, formatMoment, noReports } from "./stages.js";
 import { wireTools } from "./tools.js";
+import { wireZoom } from "./zoom.js";
 
 const page = document.body.dataset;
 const api = sessionApi(location);
@@ -65,7 +66,8 @@ const cancelDialog = wireCancel(() => api.cancel(), back);
 const drawDeadline = wireDeadline({ moreTime: () => api.moreTime(), onSession: take, back });
 const drawLogin = wireLogin({ sendCode: (code) => api.sendCode(code), screen: usable, back });
 const clipboard = wireClipboard({ screen: usable, back });
-const tools = wireTools({ screen: usable, focus: focusScreen });
+const tools = wireTools({ focus: focusScreen });
+const startZoom = wireZoom();
 const send = (...key) => usable()?.send(...key);
 const releaseKeys = wireScreenKeys(send);
 const keysIn = byId("keys-in");
@@ -103,7 +105,6 @@ function startScreen() {
       closeCode = code ?? closeCode;
       // A verdict may arrive here before its event; the state says what it was.
       if (phase === "stopped") refresh();
-      if (phase === "connected") tools.restore();
       draw();
       // Who typed before the loss goes on typing; who moved elsewhere on the page stays there.
       if (phase === "connected" && document.activeElement === document.body) focusScreen();
@@ -131,7 +132,10 @@ function draw() {
   if (changedState) announce(view === "outcome" ? "" : statusText(session.state, session.queuePosition));
   if (changedState && session.state === "failed") findVerdict();
   if (!changed) return;
-  if (view === "screen") focusScreen();
+  if (view === "screen") {
+    startZoom();
+    focusScreen();
+  }
   if (view === "outcome") {
     cancelDialog.close();
     byId("outcome-title").focus();

@@ -26,17 +26,19 @@ export function barsOf(stages) {
 
 /** Fills `body` with a row for each stage. */
 export function drawChart(body, stages) {
-  body.replaceChildren(...barsOf(stages).map(drawRow));
+  body.replaceChildren(...barsOf(stages).flatMap(drawRow));
 }
 
 function drawRow(bar) {
   const name = make("th", "", make("code", "", bar.stage), make("span", "stage-words muted", labelOf(bar.stage)));
   name.scope = "row";
-  if (!bar.ok) name.append(make("span", "stage-why", ["failed", bar.errno, bar.detail].filter(Boolean).join(": ")));
   const row = make("tr", "", name, make("td", "bar-cell", drawBar(bar)), make("td", "time", formatMoment(bar.atMs)), make("td", "time", formatMoment(bar.tookMs)));
   row.dataset.stage = bar.stage;
   row.dataset.ok = bar.ok;
-  return row;
+  if (bar.ok) return [row];
+  const why = make("td", "stage-why", ["failed", bar.errno, bar.detail].filter(Boolean).join(": "));
+  why.colSpan = 4;
+  return [row, make("tr", "why-row", why)];
 }
 
 function drawBar(bar) {

@@ -47,16 +47,20 @@ function liveFirst(all, live) {
   return [...live, ...all.filter((one) => !live.includes(one)).slice(0, LATEST)];
 }
 
+/** How far it came; of one that came all the way its state says enough. */
+function stageText(stage) {
+  return stage && stage !== "ready" ? `at ${stage}` : "";
+}
+
 function sessionRow(session, now) {
   const over = isOver(session.state);
   const place = session.queuePosition ? `place ${session.queuePosition}` : "";
   const left = over ? null : countdown(session.deadline, now);
-  const cause = session.cause ? `${session.cause}` : "";
   return {
     tone: toneOf(session.state),
     title: `${session.userId} · ${session.provider}`,
     state: stateText(session.state),
-    sub: [place, cause, session.stage ? `at ${session.stage}` : "", `machine ${shortId(session.vmId)}`].filter(Boolean).join(" · "),
+    sub: [place, session.cause, stageText(session.stage), `machine ${shortId(session.vmId)}`].filter(Boolean).join(" · "),
     note: left ? `${left.text} left` : `${agoText(session.endedAt ?? session.createdAt, now)} ago`,
     canAct: !over,
   };
@@ -67,7 +71,7 @@ function vmRow(vm, now) {
     tone: toneOf(vm.state),
     title: shortId(vm.id),
     state: stateText(vm.state),
-    sub: [vm.error?.cause, vm.stage ? `at ${vm.stage}` : "", vm.address, imageText(vm.image)].filter(Boolean).join(" · "),
+    sub: [vm.error?.cause, stageText(vm.stage), vm.address, imageText(vm.image)].filter(Boolean).join(" · "),
     note: vm.endedAt ? `${agoText(vm.endedAt, now)} ago` : `up ${agoText(vm.createdAt, now)}`,
     canAct: !vm.endedAt,
   };
