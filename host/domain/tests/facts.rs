@@ -414,6 +414,35 @@ fn facts_alone_name_a_fault_and_no_health() {
     assert_eq!(judge(&facts, Stand::Unknown).verdict.code(), "vnc_refused");
 }
 
+/// What somebody waited for in vain is there, under another name.
+#[test]
+fn an_interface_that_is_missed_and_has_another_name_was_renamed() {
+    let missed = Failure::new(Cause::LinkMissing, Some(Stage::LinkFound), "ERROR: Device eth0 not found");
+    let judge = |name: &str| {
+        let mut facts = healthy();
+        facts.link().name = name.to_owned();
+        let timeline = timeline_until(|stage| stage < Stage::ConfigRead || stage == Stage::HandedOver);
+        let expected = Expected { address: Some(ADDRESS.into()), ..Expected::default() };
+        let case = Case { failure: Some(&missed), guest: Some(&facts.guest), expected, ..Case::default() };
+        diagnose(&Case { timeline: &timeline, ..case }).verdict.code()
+    };
+    assert_eq!(judge("lan0"), "link_renamed");
+    assert_eq!(judge("eth1"), "link_missing");
+}
+
+/// Who asks for an address, and has none when time is over, was not answered.
+#[test]
+fn an_address_that_is_asked_for_in_vain_is_named_so() {
+    let late =
+        Failure::new(Cause::AddressSetFailed, Some(Stage::AddressSet), "address_set was not reached within 45 s");
+    let timeline = timeline_until(|stage| stage < Stage::AddressSet || stage == Stage::HandedOver);
+    let judge = |by_dhcp| {
+        let expected = Expected { address: Some(ADDRESS.into()), by_dhcp, ..Expected::default() };
+        diagnose(&Case { timeline: &timeline, failure: Some(&late), expected, ..Case::default() }).verdict.code()
+    };
+    assert_eq!((judge(true), judge(false)), ("dhcp_timeout", "address_set_failed"));
+}
+
 /// That the interface is down is all that the guest can see of a unit whose words are lost.
 #[test]
 fn a_unit_that_finished_without_a_word_says_more_than_the_interface_that_is_down() {
@@ -431,7 +460,7 @@ fn a_unit_that_finished_without_a_word_says_more_than_the_interface_that_is_down
         console: Some(&console),
         host: Some(&facts.host),
         guest: Some(&facts.guest),
-        expected: Expected { address: Some(ADDRESS.into()), by_unit: true },
+        expected: Expected { address: Some(ADDRESS.into()), by_unit: true, ..Expected::default() },
         ..Case::default()
     });
     assert_eq!((seen.verdict.code(), seen.stage), ("unit_output_not_on_console", Some(Stage::LinkUp)), "{seen:?}");

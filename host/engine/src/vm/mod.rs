@@ -26,7 +26,7 @@ use airlock_domain::step::Step;
 use airlock_effects::control::ControlSender;
 use airlock_effects::vmm::VmmHandle;
 use airlock_image::GoldenImage;
-use airlock_protocol::guest_config::NetworkOwner;
+use airlock_protocol::guest_config::{Addressing, NetworkOwner};
 use airlock_protocol::message::{CapturedFile, LoginSpec, ReachTarget};
 use airlock_protocol::stage::Reporter;
 use airlock_protocol::{Sensitive, Stage, paths};
@@ -225,8 +225,10 @@ impl VmTask {
     async fn save_evidence(&mut self, failure: Failure) -> Failure {
         let (vm_id, timeline) = (self.session.vm_id, self.boot.timeline().to_vec());
         let address = format!("{}/{}", self.address, self.ctx.config.network.subnet.prefix());
-        let by_unit = self.image.manifest.network_owner == NetworkOwner::Script;
-        let expected = Expected { address: Some(address), by_unit };
+        let manifest = &self.image.manifest;
+        let by_unit = manifest.network_owner == NetworkOwner::Script;
+        let by_dhcp = manifest.network_addressing == Addressing::Dhcp;
+        let expected = Expected { address: Some(address), by_unit, by_dhcp };
         let facts = std::mem::take(&mut self.facts);
         self.ctx.executor.save_evidence(vm_id, self.session.id, failure, timeline, expected, facts).await
     }
