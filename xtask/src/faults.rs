@@ -13,7 +13,7 @@ mod image;
 mod leftovers;
 mod lent;
 mod outcome;
-mod outside;
+pub mod outside;
 mod site;
 mod stop;
 mod table;

@@ -11,6 +11,7 @@ mod faults;
 mod guests;
 mod run;
 mod sizes;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,9 @@ enum Task {
     Guests(guests::Args),
     /// Produce faults on real machines and compare what Airlock says of them.
     Faults(faults::Args),
+    /// Stay for a long time and see that nothing is lost.
+    #[command(subcommand)]
+    Soak(soak::Soak),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -59,6 +63,7 @@ fn perform(task: &Task) -> Result<()> {
         Task::CrashMatrix(args) => crash_matrix::report(args),
         Task::Guests(args) => guests::report(args),
         Task::Faults(args) => faults::report(args),
+        Task::Soak(soak) => soak::run(soak),
         Task::Bench(bench) => bench::run(bench),
     }
 }

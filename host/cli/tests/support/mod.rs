@@ -7,6 +7,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 pub mod guest;
+pub mod outside;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -279,6 +280,15 @@ impl Daemon {
             self.call("POST", "/api/auth/start", Some(json!({"userId": user, "provider": provider}))).await;
         assert_eq!(status, 200, "{answer}");
         answer
+    }
+
+    /// Asks for a session again and again under one key: it is one session, and each answer has a link of its own.
+    pub async fn start_session_once(&self, user: &str, provider: &str, key: &str) -> Value {
+        let request = self.client.post(format!("{}/api/auth/start", self.base)).bearer_auth(&self.token);
+        let body = json!({"userId": user, "provider": provider});
+        let response = request.header("idempotency-key", key).json(&body).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        response.json().await.unwrap()
     }
 
     pub async fn session(&self, id: &str) -> Value {
