@@ -80,7 +80,7 @@ fn run() -> io::Result<std::convert::Infallible> {
     let browser = Arc::new(Browser::new(page, display.clone(), environment.clone()));
     let logins = Arc::new(Logins::new(environment, browser.clone(), outbox.clone()));
     let screen = display.as_ref().map(|display| ScreenPassword::of_guest(&display.user));
-    let agent = Agent { screen, ..Agent::new(vm_id, timeline.clone(), outbox, logins.clone(), browser) };
+    let agent = Agent::new(vm_id, timeline.clone(), outbox, logins.clone(), browser).with_screen(screen);
 
     let _ = take_urls(Path::new(GUEST_OPEN_SOCKET), logins).map_err(say("socket of the browser shim"));
     if let Some(display) = display {
@@ -157,6 +157,11 @@ impl Agent {
     ) -> Self {
         let (probes, facts) = (Probes::new(outbox.clone()), Facts::new(outbox.clone()));
         Self { vm_id, timeline, outbox, logins, browser, probes, facts, screen: None }
+    }
+
+    /// The same, with a display that somebody may look at.
+    pub fn with_screen(self, screen: Option<ScreenPassword>) -> Self {
+        Self { screen, ..self }
     }
 
     fn serve(self) -> io::Result<std::convert::Infallible> {

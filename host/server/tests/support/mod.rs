@@ -17,6 +17,8 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use sqlx::ConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
 use tokio::sync::watch;
 use tower::ServiceExt;
 
@@ -37,7 +39,7 @@ pub struct Api {
     pub admin: String,
     _close: watch::Sender<Option<airlock_server::Ending>>,
     _namespace: Namespace,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 pub struct Answer {
@@ -82,7 +84,7 @@ impl Api {
         let (close, closing) = watch::channel(None);
         let router = airlock_server::router(engine.clone(), closing);
         let (_, admin) = engine.create_token("test", &[Scope::Admin]).await.unwrap();
-        Self { engine, router, admin, _close: close, _namespace: namespace, _state: state }
+        Self { engine, router, admin, _close: close, _namespace: namespace, state }
     }
 
     pub async fn token(&self, scope: Scope) -> String {
@@ -108,6 +110,31 @@ impl Api {
     pub async fn as_admin(&self, method: Method, uri: &str, body: &str) -> Answer {
         let bearer = format!("Bearer {}", self.admin);
         self.send(method, uri, &[("authorization", &bearer), ("content-type", "application/json")], body).await
+    }
+
+    /// Opens a viewer link: the cookie that it is exchanged for, if it is.
+    pub async fn open_link(&self, link: &str) -> Option<String> {
+        let answer = self.get(link, &[]).await;
+        let set = answer.headers.get(header::SET_COOKIE)?.to_str().unwrap().to_owned();
+        Some(set.split(';').next().unwrap().to_owned())
+    }
+
+    /// Lets every ticket and cookie be too old.
+    pub async fn expire_viewer_secrets(&self) {
+        self.sql("UPDATE viewer_secrets SET expires_ms = 1").await;
+    }
+
+    /// Says that the tickets and cookies of one session are another's.
+    pub async fn move_viewer_secrets(&self, from: &str, to: &str) {
+        self.sql(&format!("UPDATE viewer_secrets SET session_id = '{to}' WHERE session_id = '{from}'")).await;
+    }
+
+    /// Changes the records behind the daemon's back.
+    async fn sql(&self, statement: &str) {
+        let options = SqliteConnectOptions::new().filename(self.state.path().join("airlock.db"));
+        let mut connection = options.connect().await.unwrap();
+        let done = sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+        assert!(done.rows_affected() > 0, "{statement}");
     }
 
     /// Starts a session of the provider `shell`: its id and the path of its viewer link.
