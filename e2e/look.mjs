@@ -13,14 +13,15 @@ export function watchPage(page) {
   return faults;
 }
 
-/** What axe-core finds, and whether the page is wider than its window. */
-export async function findFaults(page) {
+/** What axe-core finds, by all its rules or only `rules`, and whether the page is wider than its window. */
+export async function findFaults(page, rules = null) {
   const faults = [];
   const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   if (wide > 0) faults.push(`${wide} px wider than the window`);
   // The tool is brought in through the debugger, which the page's own policy does not bind.
-  await page.evaluate(AXE);
-  const { violations } = await page.evaluate(() => globalThis.axe.run());
+  if (!(await page.evaluate(() => "axe" in globalThis))) await page.evaluate(AXE);
+  const options = { resultTypes: ["violations"], ...(rules ? { runOnly: rules } : {}) };
+  const { violations } = await page.evaluate((options) => globalThis.axe.run(options), options);
   for (const one of violations) faults.push(`${one.id}: ${one.help}: ${one.nodes[0].target} ${one.nodes[0].failureSummary}`);
   return faults;
 }

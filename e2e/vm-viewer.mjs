@@ -93,7 +93,10 @@ async function look() {
     await person.pastes(PASTED);
     await site.next(PASTED, typed(PASTED), ARRIVES_MS);
     await person.picture("pasted");
+    // The panel that was closed left the keyboard on the page.
+    await person.click(site.place().field);
     await person.press("Enter");
+    await site.next("the end of the line", ({ kind, value }) => kind === "entered" && value === PASTED, ARRIVES_MS);
   });
   await during("clipboard_out", async () => {
     await person.click(site.place().source);

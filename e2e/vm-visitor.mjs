@@ -31,9 +31,10 @@ export async function visitor(context, url, artifacts) {
       await waits(`the stage ${stage}`, isStageDone, stage, timeout);
     },
 
-    /** Waits until the machine's screen is shown, in the state in which the person's part begins. */
+    /** Waits until the machine's screen is shown at its place, with a picture, in the state in which the person's part begins. */
     async screen(timeout) {
       await waits("the machine's screen", isShown, null, timeout);
+      await waits("a screen that stands still", standsStill, null, timeout);
     },
 
     async losesScreen(timeout) {
@@ -108,6 +109,23 @@ export async function visitor(context, url, artifacts) {
 function isStageDone(stage) {
   const item = document.querySelector(`#phases [data-stage="${stage}"][data-status="done"]`);
   return document.body.dataset.view === "boot" && /\d/.test(item?.querySelector(".stage-time")?.textContent ?? "");
+}
+
+/** The page makes the canvas fit after it is shown: a click in between would go astray. */
+function standsStill() {
+  const boxNow = () => {
+    const { x, y, width, height } = document.querySelector("#screen canvas").getBoundingClientRect();
+    return [x, y, width, height].join();
+  };
+  const before = boxNow();
+  const isBlank = () => {
+    const { data } = document.querySelector("#screen canvas").getContext("2d").getImageData(0, 0, 400, 400);
+    return data.every((value, i) => value === data[i % 4]);
+  };
+  const frame = () => new Promise((done) => requestAnimationFrame(done));
+  return frame()
+    .then(frame)
+    .then(() => boxNow() === before && !before.endsWith(",0,0") && !isBlank());
 }
 
 function hasMoreThan(before) {

@@ -5,7 +5,7 @@
 // worth another try; a verdict of the daemon is final, and the session's state explains it; a rest ends when the person comes back.
 
 const FIRST_DELAY_MS = 500;
-const MAX_DELAY_MS = 10_000;
+const MAX_DELAY_MS = 4000;
 /** Policy violation: the daemon refused us (cookie or origin). Asking again would be refused again. */
 const POLICY_VIOLATION = 1008;
 const IDLE = 4008;
@@ -40,7 +40,7 @@ export function reasonOf(code) {
   }
 }
 
-/** The pause before try `attempt`: doubling from half a second to ten seconds, less up to a quarter. */
+/** The pause before try `attempt`: doubling from half a second to four seconds, less up to a quarter. */
 export function backoff(attempt, random) {
   const full = Math.min(FIRST_DELAY_MS * 2 ** Math.min(attempt, 16), MAX_DELAY_MS);
   return Math.round(full * (1 - 0.25 * random));

@@ -43,7 +43,7 @@ export function wireDeadline({ moreTime, onSession, back }) {
     byId("countdown-text").textContent = left.text;
     if (byId("countdown-spoken").textContent !== left.spoken) byId("countdown-spoken").textContent = left.spoken;
     const soon = deadline - now <= SOON_MS;
-    if (soon && !warned) announce(button.hidden ? `${left.spoken}.` : `${left.spoken}. There is a button for more time at the top of the page.`);
+    if (soon && !warned) announce(button.hidden ? `${left.spoken}.` : `${left.spoken}. There is a button for more time at the top of the page.`, { important: true });
     warned = soon;
   };
 }

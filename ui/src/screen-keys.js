@@ -9,7 +9,7 @@ export function wireScreenKeys(send) {
   const modifiers = [...row.querySelectorAll("[data-modifier]")];
 
   // The field keeps the focus, so that a phone's own keyboard stays.
-  row.addEventListener("pointerdown", (event) => event.preventDefault());
+  row.addEventListener("mousedown", (event) => event.preventDefault());
   row.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;

@@ -4,7 +4,7 @@
 //   connecting -> connected -> (lost) waiting -> connecting ...        stopped: after a verdict of the daemon or stop()
 //                           -> (idle, too long) resting -> resume()
 //
-// A loss is followed by another try with a growing pause, or at once when the browser says it is online again. Until then the last
+// A loss is followed by another try with a growing pause, or at once when there is a sign that the way is free again. Until then the last
 // picture stays on `still`, a canvas behind the screen, so that a short loss is not a black window.
 //
 // The machine's screen keeps its size (1280x800) and is scaled to the window: two viewers of one session would otherwise fight for
@@ -75,12 +75,14 @@ export function keepScreen(target, still, { open, onPhase, onCopied, sessionOver
     still.getContext("2d").drawImage(canvas, 0, 0);
   }
 
-  addEventListener("online", () => {
+  /** Tries at once, if it waits for its next try. */
+  function retry() {
     if (timer === null || stopped) return;
     clearTimeout(timer);
     connect();
-  });
+  }
 
+  addEventListener("online", retry);
   connect();
   const screen = {
     stop() {
@@ -89,6 +91,7 @@ export function keepScreen(target, still, { open, onPhase, onCopied, sessionOver
       rfb?.disconnect();
       rfb = null;
     },
+    retry,
     /** Connects again after a rest. */
     resume() {
       if (resting && !stopped) connect();

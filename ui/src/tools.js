@@ -4,9 +4,15 @@ import { announce, byId } from "./dom.js";
 
 /** Wires them; `focus(asked)` gives the keyboard to the screen. Returns `{leave()}`. */
 export function wireTools({ focus }) {
+  // Who uses a tool with the mouse goes on typing where they were.
+  byId("tools").addEventListener("mousedown", (event) => event.preventDefault());
   const panels = [["tool-clipboard", "clip-panel"], ["tool-keys", "screen-keys"]];
   for (const [tool, panel] of panels) byId(tool).addEventListener("click", () => toggle(tool, panel));
-  byId("clip-close").addEventListener("click", () => close("tool-clipboard", "clip-panel"));
+  byId("clip-close").addEventListener("click", (event) => {
+    close("tool-clipboard", "clip-panel");
+    // Whoever closed it with the mouse or a finger goes on at the screen.
+    if (event.detail > 0) focus();
+  });
   byId("clip-panel").addEventListener("keydown", (event) => {
     if (event.key === "Escape") close("tool-clipboard", "clip-panel");
   });

@@ -53,6 +53,7 @@ const refresh = followSession(api, {
   },
   onLink(link) {
     page.link = link;
+    if (link === "live") screen?.retry();
     draw();
   },
   onRefused() {
