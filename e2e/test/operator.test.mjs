@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { openStage } from "./stage.mjs";
+import { openStage } from "../stage.mjs";
 
 const vm = (n) => `c0ffee0${n}-6c1e-4a57-b1d5-3f9c1d7a0008`;
 const MAX_BYTES = 600 * 1024;

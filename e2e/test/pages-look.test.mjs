@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { findFaults } from "../look.mjs";
 import { SCENARIOS } from "../mock/scenarios.mjs";
-import { openStage } from "./stage.mjs";
+import { openStage } from "../stage.mjs";
 
 const PHONE = { width: 390, height: 844 };
 /** Rules whose answer colours change, and those whose answer the layout changes. */

@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { keysym, openStage, ready, typed, until } from "./stage.mjs";
+import { keysym, openStage, ready, typed, until } from "../stage.mjs";
 
 const CONTROL = 0xffe3;
 const [BACKSPACE, TAB, RETURN, ESCAPE] = [0xff08, 0xff09, 0xff0d, 0xff1b];
@@ -93,7 +93,22 @@ test("keys, clipboard and tools of the screen", { timeout: 90_000 }, async (t) =
     await expectKeys([CONTROL, keysym("v")]);
   });
 
+  await t.test("what is only selected in the machine does not take Ctrl+V away from this computer", async () => {
+    await page.keyboard.press("Control+a");
+    vnc.copy("selected");
+    await page.waitForFunction(() => document.querySelector("#clip-out").value === "selected");
+    assert.equal(await page.getAttribute("#tool-clipboard", "data-news"), null);
+    // What was pasted before is still there for a machine that asks for it late: it is offered again.
+    await until("the text again", () => vnc.seen.texts.length > 0);
+    assert.deepEqual(vnc.seen.texts.splice(0), [EVERYTHING]);
+    await page.keyboard.press("Control+v");
+    await until("the text", () => vnc.seen.texts.length > 0);
+    assert.deepEqual(vnc.seen.texts, [EVERYTHING]);
+  });
+
   await t.test("what was copied in the machine is shown, copied out only by the button, and not overwritten by a paste", async () => {
+    await page.keyboard.press("Control+c");
+    await expectKeys([CONTROL, keysym("c")]);
     vnc.copy(`from the machine ${EVERYTHING}`);
     await page.waitForSelector("#tool-clipboard[data-news]");
     assert.equal(await page.evaluate(() => navigator.clipboard.readText()), EVERYTHING, "this computer's clipboard is left alone");

@@ -5,7 +5,7 @@ import assert from "node:assert/strict";
 import { request } from "node:http";
 import { test } from "node:test";
 import { openBrowser } from "../browser.mjs";
-import { keysym, openStage, ready, typed, until } from "./stage.mjs";
+import { keysym, openStage, ready, typed, until } from "../stage.mjs";
 
 const MAX_BYTES = 600 * 1024;
 const FIRST_STAGE_MS = 300;

@@ -2,20 +2,45 @@
 //
 // What the machine copied is shown and copied out only by a button: the machine is not trusted with the clipboard of the person's own
 // computer. Nothing is remembered after the page is closed.
+//
+// An X server also tells of text that was only selected. What came after a key that copies, Enter, or one click is taken for a copy,
+// which the machine's own paste then brings; a selection by dragging, two clicks or Ctrl+A is not, and leaves Ctrl+V to this computer.
 
 import { announce, byId } from "./dom.js";
 import { keysymsOf } from "./typing.js";
 
 /** Between two keys of "Type it"; a machine that is short of time loses none at this pace. */
 const KEY_EVERY_MS = 12;
+/** Two clicks within this time, or a way of this many pixels between down and up, select. */
+const DOUBLE_CLICK_MS = 500;
+const DRAG_PX = 4;
 
-/** Wires the panel. `screen()` is the screen or null; `back()` gives it the keyboard. Returns `{copied(text), paste(text), machineIsNewer()}`. */
+/** Whether a key in the machine can copy. Pure. */
+export function canCopy({ key, ctrlKey, metaKey }) {
+  if (ctrlKey || metaKey) return ["c", "x", "insert"].includes(key.toLowerCase());
+  return key === "Enter" || key === " ";
+}
+
+/**
+ * Wires the panel. `screen()` is the screen or null; `back()` gives it the keyboard. Returns `{copied(text), pressed(key), paste(text),
+ * machineIsNewer()}`.
+ */
 export function wireClipboard({ screen, back }) {
   const input = byId("clip-in");
   const output = byId("clip-out");
   const note = byId("clip-note");
   let stayed = false;
   let typing = false;
+  let mayBeCopy = false;
+  let down = { x: 0, y: 0, at: 0 };
+
+  byId("screen").addEventListener("pointerdown", ({ x, y, timeStamp }) => {
+    mayBeCopy = timeStamp - down.at > DOUBLE_CLICK_MS;
+    down = { x, y, at: timeStamp };
+  }, true);
+  byId("screen").addEventListener("pointerup", ({ x, y }) => {
+    if (Math.hypot(x - down.x, y - down.y) > DRAG_PX) mayBeCopy = false;
+  }, true);
 
   // The person's own clipboard can change only while another window has the focus, or by a copy on this page.
   addEventListener("blur", () => (stayed = false));
@@ -94,15 +119,19 @@ export function wireClipboard({ screen, back }) {
   }
 
   return {
-    /** The machine copied a text. */
+    /** The machine has a new text. Returns whether it was copied. */
     copied(text) {
-      if (!text || text === output.value) return;
-      stayed = true;
-      output.value = text;
+      if (!text) return false;
+      stayed = mayBeCopy;
       byId("clip-copy").disabled = false;
+      output.value = text;
+      if (!mayBeCopy) return false;
       if (byId("clip-panel").hidden) byId("tool-clipboard").dataset.news = "";
       say("The machine copied something.");
+      return true;
     },
+    /** A key went to the machine. */
+    pressed: (key) => (mayBeCopy = canCopy(key)),
     /** Puts a text on the machine's clipboard. */
     paste: (text) => screen()?.paste(text),
     machineIsNewer: () => stayed,

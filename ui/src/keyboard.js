@@ -16,8 +16,8 @@ const LONGEST = 400;
 
 /**
  * Wires `field`. `canvas()` is noVNC's canvas or null; `send(keysym, code, down?)` presses a key; `paste(text)` fills the machine's
- * clipboard unless what the machine copied is newer (`machineIsNewer()`); `leave()` moves the focus to the page; `typed()` is called
- * after every key that is no modifier.
+ * clipboard unless what the machine copied is newer (`machineIsNewer()`); `leave()` moves the focus to the page; `typed(key)` is
+ * called after every key that is no modifier.
  */
 export function wireKeyboard(field, { canvas, send, paste, machineIsNewer, leave, typed }) {
   const held = new Map();
@@ -76,7 +76,7 @@ export function wireKeyboard(field, { canvas, send, paste, machineIsNewer, leave
     if (type === "keydown") held.set(name, event);
     else held.delete(name);
     canvas()?.dispatchEvent(copyOf(event, type));
-    if (type === "keydown" && !["Control", "Shift", "Alt", "Meta", "AltGraph", "CapsLock"].includes(event.key)) typed();
+    if (type === "keydown" && !["Control", "Shift", "Alt", "Meta", "AltGraph", "CapsLock"].includes(event.key)) typed(event);
   }
 
   function pasted(event) {
@@ -103,14 +103,14 @@ export function wireKeyboard(field, { canvas, send, paste, machineIsNewer, leave
     send(...KEYS.Control, true);
     send(letter.codePointAt(0), null);
     send(...KEYS.Control, false);
-    typed();
+    typed({ key: letter, ctrlKey: true });
   }
 
   function flush() {
     const { removed, added } = difference(sent, field.value);
     for (let i = 0; i < removed; i += 1) send(...KEYS.Backspace);
     for (const keysym of keysymsOf(added)) send(keysym, null);
-    if (removed > 0 || added) typed();
+    if (removed > 0 || added) typed({ key: added });
     sent = field.value;
     if (!composing && (sent.length < PADDING.length / 2 || sent.length > LONGEST || added.includes("\n"))) reset();
   }

@@ -16,7 +16,7 @@ import { KEYS, keysymsOf } from "./typing.js";
 
 /**
  * Keeps a screen in `target`. Calls `onPhase("connecting" | "connected" | "waiting" | "resting" | "stopped", {code})` and
- * `onCopied(text)`; asks `sessionOver()`.
+ * `onCopied(text)`, which returns whether that was a copy and not only a selection; asks `sessionOver()`.
  */
 export function keepScreen(target, still, { open, onPhase, onCopied, sessionOver }) {
   let rfb = null;
@@ -24,6 +24,7 @@ export function keepScreen(target, still, { open, onPhase, onCopied, sessionOver
   let timer = null;
   let stopped = false;
   let resting = false;
+  let pasted = "";
 
   function connect() {
     timer = null;
@@ -42,7 +43,11 @@ export function keepScreen(target, still, { open, onPhase, onCopied, sessionOver
       still.width = 0;
       onPhase("connected", {});
     });
-    rfb.addEventListener("clipboard", (event) => onCopied(event.detail.text));
+    rfb.addEventListener("clipboard", (event) => {
+      if (onCopied(event.detail.text)) pasted = "";
+      // Whatever the machine sends makes noVNC forget what we put there, also while the machine is about to ask for it.
+      else if (pasted) rfb?.clipboardPasteFrom(pasted);
+    });
     // The daemon authenticates to the machine; a screen that asks us for a password cannot be used.
     rfb.addEventListener("credentialsrequired", () => rfb?.disconnect());
   }
@@ -114,6 +119,7 @@ export function keepScreen(target, still, { open, onPhase, onCopied, sessionOver
     },
     /** Puts a text on the machine's clipboard. */
     paste(text) {
+      pasted = text;
       rfb?.clipboardPasteFrom(text);
     },
   };

@@ -78,7 +78,10 @@ wireKeyboard(keysIn, {
   paste: clipboard.paste,
   machineIsNewer: clipboard.machineIsNewer,
   leave: tools.leave,
-  typed: releaseKeys,
+  typed(key) {
+    clipboard.pressed(key);
+    releaseKeys();
+  },
 });
 wireOutcome();
 byId("resume").addEventListener("click", () => screen?.resume());

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { canCopy } from "../src/clipboard.js";
 import { loginNeeds } from "../src/login-panel.js";
 import { difference, keysymsOf, meaningOf } from "../src/typing.js";
 import { scalesOf } from "../src/zoom.js";
@@ -48,4 +49,9 @@ test("the zoom fills the height of a phone and always enlarges", () => {
   assert.ok(phone.fit < 0.31 && phone.zoomed === 0.875);
   const large = scalesOf({ width: 1920, height: 1000 });
   assert.deepEqual(large, { fit: 1.25, zoomed: 1.875 });
+});
+
+test("a key that can copy is told from one that selects", () => {
+  for (const key of [{ key: "c", ctrlKey: true }, { key: "X", metaKey: true }, { key: "Insert", ctrlKey: true }, { key: "Enter" }, { key: " " }]) assert.ok(canCopy(key), key.key);
+  for (const key of [{ key: "a", ctrlKey: true }, { key: "c" }, { key: "ArrowLeft" }, { key: "v", ctrlKey: true }]) assert.ok(!canCopy(key), key.key);
 });

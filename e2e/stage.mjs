@@ -1,9 +1,9 @@
 // What the tests of the pages share: a browser, the stand-ins, and a page that was opened like a person opens it.
 
-import { openBrowser } from "../browser.mjs";
-import { isDrawn, watchPage } from "../look.mjs";
-import { startDaemon } from "../mock/daemon.mjs";
-import { startPicture } from "../mock/rfb.mjs";
+import { openBrowser } from "./browser.mjs";
+import { isDrawn, watchPage } from "./look.mjs";
+import { startDaemon } from "./mock/daemon.mjs";
+import { startPicture } from "./mock/rfb.mjs";
 
 const WAIT_MS = 15_000;
 
