@@ -67,7 +67,7 @@ impl<'a> Host<'a> {
 
     fn next_event(&mut self) -> LoginEvent {
         match self.next() {
-            GuestMessage::Login { login_id, event } if login_id == "login-1" => event,
+            GuestMessage::Login { login_id, event, .. } if login_id == "login-1" => event,
             other => panic!("{other:?}"),
         }
     }
@@ -112,7 +112,10 @@ fn timeline(guest: &Guest) -> Arc<Timeline> {
 }
 
 fn as_login(events: &[LoginEvent]) -> Vec<GuestMessage> {
-    events.iter().map(|event| GuestMessage::Login { login_id: "login-1".into(), event: event.clone() }).collect()
+    events
+        .iter()
+        .map(|event| GuestMessage::Login { login_id: "login-1".into(), attempt: 1, event: event.clone() })
+        .collect()
 }
 
 fn runs(guest: &Guest) -> String {

@@ -194,7 +194,7 @@ mod tests {
 
     fn files() -> Vec<CapturedFile> {
         let content = Sensitive::new(r#"{"access_token":"canary-in-the-vault"}"#);
-        vec![CapturedFile { path: ".x/c.json".into(), mode: 0o600, modified_ms: 5, content }]
+        vec![CapturedFile { path: ".x/c.json".into(), mode: 0o600, modified_ms: 5, expires_ms: None, content }]
     }
 
     #[test]

@@ -85,7 +85,7 @@ fn check_one(home: &Path, wanted: &CredentialFile, newer_than_ms: u64) -> Result
             return Err(malformed(format!("has no text at {pointer}")));
         }
     }
-    Ok(CapturedFile { path, mode: meta.mode() & 0o7777, modified_ms, content })
+    Ok(CapturedFile { path, mode: meta.mode() & 0o7777, modified_ms, expires_ms: None, content })
 }
 
 /// Wakes when something changes in a directory of the files, also in one that does not exist yet.
@@ -159,7 +159,11 @@ mod tests {
     }
 
     fn wanted() -> Vec<CredentialFile> {
-        vec![CredentialFile { path: ".tool/deep/c.json".into(), required: vec!["/a/token".into()] }]
+        vec![CredentialFile {
+            path: ".tool/deep/c.json".into(),
+            required: vec!["/a/token".into()],
+            ..CredentialFile::default()
+        }]
     }
 
     fn write(home: &Path, text: &str) {

@@ -8,7 +8,7 @@
 //! A tool that ends without a credential, or shows no URL in time, fails the login once; after `captured` nothing fails it.
 
 use airlock_protocol::Sensitive;
-use airlock_protocol::message::{CapturedFile, LoginEvent, LoginSpec, UrlSource};
+use airlock_protocol::login::{CapturedFile, LoginEvent, LoginSpec, Outcome, UrlSource};
 
 use super::credentials::Verdict;
 
@@ -128,7 +128,7 @@ impl Machine {
             Input::Started { pid } => vec![Output::Emit(LoginEvent::ToolStarted { pid })],
             Input::NotStarted(detail) => {
                 self.exit = Some(Exit { success: false, last_words: String::new() });
-                self.fail("login_cli_exited", detail)
+                self.fail(Outcome::CliExited, detail)
             }
             Input::Shim(url) => self.url_seen(url, UrlSource::Shim),
             Input::Screen(url) => {
@@ -178,7 +178,7 @@ impl Machine {
         if !is_late || self.state != State::Running {
             return Vec::new();
         }
-        let mut outputs = self.fail("login_url_timeout", "the tool showed no URL of its provider".to_owned());
+        let mut outputs = self.fail(Outcome::TimedOut, "the tool showed no URL of its provider".to_owned());
         outputs.push(Output::Kill);
         outputs
     }
@@ -210,16 +210,20 @@ impl Machine {
             return self.files(self.verdict.clone());
         }
         let Some(exit) = self.exit.clone() else { return Vec::new() };
-        let (cause, seen) = match &self.verdict {
-            Verdict::Stale { path } if exit.success => ("credential_stale", format!("{path} is older than the login")),
-            Verdict::Malformed { path, why } if exit.success => ("credential_malformed", format!("{path}: {why}")),
-            Verdict::Stale { path } => ("login_cli_exited", format!("{path} is older than the login")),
-            Verdict::Malformed { path, why } => ("login_cli_exited", format!("{path}: {why}")),
-            Verdict::Missing { path } => ("login_cli_exited", format!("{path} was not written")),
+        let (outcome, seen) = match &self.verdict {
+            Verdict::Stale { path } if exit.success => {
+                (Outcome::CredentialStale, format!("{path} is older than the login"))
+            }
+            Verdict::Malformed { path, why } if exit.success => {
+                (Outcome::CredentialMalformed, format!("{path}: {why}"))
+            }
+            Verdict::Stale { path } => (Outcome::CliExited, format!("{path} is older than the login")),
+            Verdict::Malformed { path, why } => (Outcome::CliExited, format!("{path}: {why}")),
+            Verdict::Missing { path } => (Outcome::CliExited, format!("{path} was not written")),
             Verdict::Complete(_) => return Vec::new(),
         };
         let detail = [seen, exit.last_words].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
-        self.fail(cause, detail)
+        self.fail(outcome, detail)
     }
 
     fn capture(&mut self, confirmed: Option<bool>) -> Vec<Output> {
@@ -232,26 +236,25 @@ impl Machine {
         vec![Output::Emit(LoginEvent::Captured { files, confirmed })]
     }
 
-    fn fail(&mut self, cause: &str, detail: String) -> Vec<Output> {
+    fn fail(&mut self, outcome: Outcome, detail: String) -> Vec<Output> {
         self.state = State::Failed;
-        vec![Output::Emit(LoginEvent::Failed { cause: cause.to_owned(), detail })]
+        vec![Output::Emit(LoginEvent::Outcome { outcome, detail })]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use airlock_protocol::login::StatusCommand;
 
     fn spec(status: bool) -> LoginSpec {
         LoginSpec {
-            login_id: "l".into(),
-            command: vec!["tool".into()],
-            env: Default::default(),
-            user: "user".into(),
-            url_timeout_s: 10,
-            url_prefixes: vec!["https://".into()],
-            credentials: vec![],
-            status_command: status.then(|| vec!["tool".into(), "status".into()]),
+            status_command: status.then(|| StatusCommand { args: vec!["tool".into()], exit_code: 0, pattern: None }),
+            ..serde_json::from_value(
+                serde_json::json!({"login_id": "l", "command": ["tool"], "env": {}, "user": "user",
+                "url_timeout_s": 10, "url_prefixes": ["https://"], "credentials": []}),
+            )
+            .unwrap()
         }
     }
 
@@ -264,6 +267,7 @@ mod tests {
             path: ".t/c".into(),
             mode: 0o600,
             modified_ms: 1,
+            expires_ms: None,
             content: Sensitive::new("{}"),
         }])
     }
@@ -272,9 +276,9 @@ mod tests {
         Input::Exited { code: Some(code), signal: None, last_words: "bye".into() }
     }
 
-    fn causes(outputs: &[Output]) -> Vec<&str> {
+    fn causes(outputs: &[Output]) -> Vec<Outcome> {
         let cause = |output| {
-            if let &Output::Emit(LoginEvent::Failed { ref cause, .. }) = output { Some(cause.as_str()) } else { None }
+            if let &Output::Emit(LoginEvent::Outcome { outcome, .. }) = output { Some(outcome) } else { None }
         };
         outputs.iter().filter_map(cause).collect()
     }
@@ -308,10 +312,10 @@ mod tests {
         assert_eq!(m.deadline(), Some(10_005));
         assert_eq!(m.take(Input::Tick, 10_004), vec![]);
         let late = m.take(Input::Tick, 10_005);
-        assert_eq!(causes(&late), vec!["login_url_timeout"]);
+        assert_eq!(causes(&late), vec![Outcome::TimedOut]);
         assert!(late.contains(&Output::Kill));
         assert_eq!(m.take(Input::Tick, 20_000), vec![]);
-        assert_eq!(causes(&m.take(exited(1), 20_001)), Vec::<&str>::new());
+        assert_eq!(causes(&m.take(exited(1), 20_001)), vec![]);
         assert!(m.is_over());
     }
 
@@ -345,12 +349,12 @@ mod tests {
         let malformed = Verdict::Malformed { path: "f".into(), why: "no /access_token".into() };
         let missing = Verdict::Missing { path: "f".into() };
         for (verdict, code, cause) in [
-            (stale.clone(), 0, "credential_stale"),
-            (malformed.clone(), 0, "credential_malformed"),
-            (missing.clone(), 0, "login_cli_exited"),
-            (stale, 1, "login_cli_exited"),
-            (malformed, 1, "login_cli_exited"),
-            (missing, 1, "login_cli_exited"),
+            (stale.clone(), 0, Outcome::CredentialStale),
+            (malformed.clone(), 0, Outcome::CredentialMalformed),
+            (missing.clone(), 0, Outcome::CliExited),
+            (stale, 1, Outcome::CliExited),
+            (malformed, 1, Outcome::CliExited),
+            (missing, 1, Outcome::CliExited),
         ] {
             let mut m = Machine::new(&spec(false), 0);
             m.take(Input::Files(verdict), 1);
@@ -364,7 +368,7 @@ mod tests {
         let mut m = Machine::new(&spec(false), 0);
         assert_eq!(m.take(Input::Cancel, 1), vec![Output::Kill]);
         let killed = Input::Exited { code: None, signal: Some(15), last_words: String::new() };
-        assert_eq!(causes(&m.take(killed, 2)), Vec::<&str>::new());
+        assert_eq!(causes(&m.take(killed, 2)), vec![]);
         assert!(m.is_over());
     }
 }

@@ -18,7 +18,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use airlock_protocol::Sensitive;
-use airlock_protocol::message::{GuestMessage, LoginEvent, LoginSpec};
+use airlock_protocol::login::{LoginEvent, LoginSpec, Outcome};
+use airlock_protocol::message::GuestMessage;
 
 use crate::browser::Browser;
 use crate::lock;
@@ -39,6 +40,7 @@ pub struct Logins {
 #[derive(Debug)]
 pub struct Login {
     id: String,
+    attempt: u32,
     inputs: Sender<Input>,
     events: Mutex<Vec<LoginEvent>>,
     outbox: Arc<Outbox>,
@@ -49,7 +51,7 @@ impl Login {
     pub fn emit(&self, event: LoginEvent) {
         self.outbox.publish(|| {
             lock(&self.events).push(event.clone());
-            Some(GuestMessage::Login { login_id: self.id.clone(), event })
+            Some(GuestMessage::Login { login_id: self.id.clone(), attempt: self.attempt, event })
         });
     }
 }
@@ -58,7 +60,10 @@ impl Login {
     /// Everything that happened, as the host is told.
     fn replay(&self) -> Vec<GuestMessage> {
         let events = lock(&self.events).clone();
-        events.into_iter().map(|event| GuestMessage::Login { login_id: self.id.clone(), event }).collect()
+        events
+            .into_iter()
+            .map(|event| GuestMessage::Login { login_id: self.id.clone(), attempt: self.attempt, event })
+            .collect()
     }
 }
 
@@ -68,19 +73,19 @@ impl Logins {
         Self { current: Mutex::default(), environment, browser, outbox }
     }
 
-    /// Starts a login. One that already runs under this id is left alone; another one is cancelled.
+    /// Starts a login. One that already runs under this id and attempt is left alone; another one is cancelled.
     pub fn start(&self, spec: LoginSpec) {
         let mut current = lock(&self.current);
-        if current.as_ref().is_some_and(|login| login.id == spec.login_id) {
+        if current.as_ref().is_some_and(|login| login.id == spec.login_id && login.attempt >= spec.attempt) {
             return;
         }
         if let Some(other) = current.take() {
             let _ = other.inputs.send(Input::Cancel);
         }
         let (inputs, feed) = channel();
-        let id = spec.login_id.clone();
-        let login =
-            Arc::new(Login { id, inputs: inputs.clone(), events: Mutex::default(), outbox: self.outbox.clone() });
+        let (id, attempt) = (spec.login_id.clone(), spec.attempt);
+        let (events, outbox) = (Mutex::default(), self.outbox.clone());
+        let login = Arc::new(Login { id, attempt, inputs: inputs.clone(), events, outbox });
         *current = Some(login.clone());
         // Not held while something is emitted: a greeting takes the locks in the other order.
         drop(current);
@@ -91,7 +96,7 @@ impl Logins {
         };
         if let Err(error) = started {
             let detail = format!("start a thread: {error}");
-            login.emit(LoginEvent::Failed { cause: "login_cli_exited".to_owned(), detail });
+            login.emit(LoginEvent::Outcome { outcome: Outcome::CliExited, detail });
         }
     }
 
@@ -142,7 +147,8 @@ mod tests {
     fn what_happens_while_a_host_greets_is_told_once() {
         let outbox = Arc::new(Outbox::new().unwrap());
         let (inputs, _feed) = channel();
-        let login = Arc::new(Login { id: "l".into(), inputs, events: Mutex::default(), outbox: outbox.clone() });
+        let login =
+            Arc::new(Login { id: "l".into(), attempt: 1, inputs, events: Mutex::default(), outbox: outbox.clone() });
         let mut emitting = None;
         outbox.host_came(|| {
             let (begun, begins) = channel();
@@ -161,6 +167,6 @@ mod tests {
         });
         emitting.unwrap().join().unwrap();
         let told: Vec<_> = std::iter::from_fn(|| outbox.pop()).collect();
-        assert_eq!(told, vec![GuestMessage::Login { login_id: "l".into(), event: LoginEvent::PageOpened }]);
+        assert_eq!(told, vec![GuestMessage::Login { login_id: "l".into(), attempt: 1, event: LoginEvent::PageOpened }]);
     }
 }

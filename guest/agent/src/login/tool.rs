@@ -133,12 +133,12 @@ pub fn code_and_signal(status: ExitStatus) -> (Option<i32>, Option<i32>) {
 
 /// Runs the status command; `false` if it says no, cannot be started or takes too long.
 pub fn confirms(environment: &Environment, account: &Account, spec: &LoginSpec) -> bool {
-    let Some(command) = &spec.status_command else { return false };
-    let Ok(mut child) = environment.command(account, "-", command, &spec.env).spawn() else { return false };
-    let pid = i32::try_from(child.id()).unwrap_or(0);
+    let Some(status) = &spec.status_command else { return false };
+    let Ok(mut child) = environment.command(account, "-", &status.args, &spec.env).spawn() else { return false };
+    let (pid, yes) = (i32::try_from(child.id()).unwrap_or(0), status.exit_code);
     let (done, ended) = channel();
     let waiting = crate::spawn("status", move || {
-        let _ = done.send(child.wait().is_ok_and(|status| status.success()));
+        let _ = done.send(child.wait().is_ok_and(|ended| ended.code() == Some(yes)));
     });
     if waiting.is_err() {
         return false;

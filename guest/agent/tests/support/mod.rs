@@ -15,7 +15,8 @@ use airlock_agent::login::Logins;
 use airlock_agent::login::tool::Environment;
 use airlock_agent::outbox::Outbox;
 use airlock_agent::service::take_urls;
-use airlock_protocol::message::{CredentialFile, GuestMessage, LoginEvent, LoginSpec, UrlSource};
+use airlock_protocol::login::{LoginEvent, LoginSpec, Outcome, UrlSource};
+use airlock_protocol::message::GuestMessage;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub const WITHIN: Duration = Duration::from_secs(20);
@@ -60,14 +61,13 @@ impl Guest {
     pub fn spec(&self, command: &[&str]) -> LoginSpec {
         let socket = self.dir.join("open.sock").display().to_string();
         LoginSpec {
-            login_id: "login-1".into(),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             env: BTreeMap::from([("AIRLOCK_OPEN_SOCKET".to_owned(), socket)]),
             user: self.user.clone(),
-            url_timeout_s: 20,
-            url_prefixes: vec!["https://idp.example/".into()],
-            credentials: vec![CredentialFile { path: ".tool/c.json".into(), required: vec!["/token".into()] }],
-            status_command: None,
+            ..serde_json::from_value(serde_json::json!({"login_id": "login-1", "command": [], "env": {}, "user": "",
+                "url_timeout_s": 20, "url_prefixes": ["https://idp.example/"],
+                "credentials": [{"path": ".tool/c.json", "required": ["/token"]}]}))
+            .unwrap()
         }
     }
 
@@ -76,7 +76,7 @@ impl Guest {
         let deadline = Instant::now() + WITHIN;
         loop {
             self.outbox.clear_wake();
-            if let Some(GuestMessage::Login { login_id, event }) = self.outbox.pop() {
+            if let Some(GuestMessage::Login { login_id, event, .. }) = self.outbox.pop() {
                 assert_eq!(login_id, "login-1");
                 return event;
             }
@@ -101,9 +101,9 @@ impl Guest {
         }
     }
 
-    pub fn failed(&self) -> (String, String) {
+    pub fn failed(&self) -> (Outcome, String) {
         match self.next() {
-            LoginEvent::Failed { cause, detail } => (cause, detail),
+            LoginEvent::Outcome { outcome, detail } => (outcome, detail),
             other => panic!("{other:?}"),
         }
     }

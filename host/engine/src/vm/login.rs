@@ -42,10 +42,15 @@ impl VmTask {
             LoginEvent::PageOpened => self.move_session(Event::MachineReady, None).await?,
             LoginEvent::Captured { files, confirmed } => return self.on_captured(files, confirmed).await,
             LoginEvent::ToolExited { code, signal } => tracing::info!(%session, code, signal, "tool ended"),
-            LoginEvent::Failed { cause, detail } => {
-                let cause = cause.parse().unwrap_or(Cause::Inconclusive);
+            LoginEvent::Outcome { outcome, detail } => {
+                let cause = Cause::of_login(outcome).unwrap_or(Cause::Inconclusive);
                 return Err(Failure::new(cause, None, detail));
             }
+            LoginEvent::CallbackListening { .. }
+            | LoginEvent::UserCode { .. }
+            | LoginEvent::CodeWanted
+            | LoginEvent::CodeRefused { .. }
+            | LoginEvent::PageNotShown { .. } => {}
         }
         Ok(Next::Go)
     }
