@@ -411,6 +411,15 @@ pub enum LoginEvent {
         /// Why, without secrets.
         detail: String,
     },
+    /// The tool's status command ended.
+    StatusAnswered {
+        /// Whether it confirms the login.
+        ok: bool,
+        /// Exit code, if it exited.
+        code: Option<i32>,
+        /// Signal number, if it was killed.
+        signal: Option<i32>,
+    },
     /// A credential file exists, parses, and is newer than the login.
     Captured {
         /// The files, complete.

@@ -124,7 +124,12 @@ fn a_person_signs_in_with_the_demo_tool() {
     assert!(has_credential(&guest));
     guest.logins.credential_stored("login-1");
     assert!(!has_credential(&guest));
-    assert_eq!(guest.logins.replay().len(), 3);
+    assert_eq!(guest.logins.replay().len(), 6);
+    let redirect_uri = query_value(url.split_once('?').unwrap().1, "redirect_uri").unwrap();
+    let port = redirect_uri.split([':', '/']).nth(4).unwrap().parse().unwrap();
+    let asides = guest.asides.take();
+    assert!(asides.contains(&LoginEvent::CallbackListening { port }), "{asides:?}");
+    assert!(asides.contains(&LoginEvent::StatusAnswered { ok: true, code: Some(0), signal: None }), "{asides:?}");
 }
 
 #[test]
@@ -218,8 +223,8 @@ fn a_tool_that_is_not_there_fails_at_once() {
     guest.logins.start(guest.spec(&["no-such-tool"]));
     guest.started();
     assert_eq!(guest.next(), LoginEvent::ToolExited { code: Some(127), signal: None });
-    let (cause, detail) = guest.failed();
-    assert_eq!(cause, Outcome::CliExited);
+    let (outcome, detail) = guest.failed();
+    assert_eq!(outcome, Outcome::ToolMissing);
     assert!(detail.contains("no-such-tool"), "{detail}");
 }
 

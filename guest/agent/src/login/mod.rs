@@ -1,20 +1,27 @@
 //! A login: a provider's tool on a terminal of its own, until its credential is captured.
 //!
 //! * [`machine`]: what follows what (pure)
-//! * [`run`]: the thread that feeds it; [`tool`]: the child; [`terminal`]: its screen; [`url`]: the URL on it
-//! * [`credentials`]: the files it writes
+//! * [`run`]: the thread that feeds it; [`tool`]: the child; [`terminal`]: its screen; [`url`]: the URL on it; [`words`]: what it
+//!   asks and says; [`listening`]: its callback port
+//! * [`place`]: the files it needs; [`credentials`]: the files it writes, [`document`]: what stands in them; [`memory`]: where both
+//!   are kept
 //!
-//! One login at a time. What happened is kept until the host stored the credential, so that a daemon that comes back is
+//! One login at a time; the next attempt of one begins when the tool of the one before is gone. What happened is kept until the host stored the credential, so that a daemon that comes back is
 //! told everything again.
 
 pub mod credentials;
+pub mod document;
+pub mod listening;
 pub mod machine;
+pub mod memory;
+pub mod place;
 pub mod run;
 pub mod terminal;
 pub mod tool;
 pub mod url;
+pub mod words;
 
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use airlock_protocol::Sensitive;
@@ -25,12 +32,15 @@ use crate::browser::Browser;
 use crate::lock;
 use crate::outbox::Outbox;
 use machine::Input;
+use run::Surroundings;
 use tool::Environment;
 
 /// The current login, and what one needs.
 #[derive(Debug)]
 pub struct Logins {
     current: Mutex<Option<Arc<Login>>>,
+    /// Closed when the newest attempt's tool is gone.
+    before: Mutex<Option<Receiver<()>>>,
     environment: Environment,
     browser: Arc<Browser>,
     outbox: Arc<Outbox>,
@@ -70,7 +80,7 @@ impl Login {
 impl Logins {
     /// No login yet.
     pub fn new(environment: Environment, browser: Arc<Browser>, outbox: Arc<Outbox>) -> Self {
-        Self { current: Mutex::default(), environment, browser, outbox }
+        Self { current: Mutex::default(), before: Mutex::default(), environment, browser, outbox }
     }
 
     /// Starts a login. One that already runs under this id and attempt is left alone; another one is cancelled.
@@ -83,6 +93,9 @@ impl Logins {
             let _ = other.inputs.send(Input::Cancel);
         }
         let (inputs, feed) = channel();
+        // Dropped with the thread, however it ends.
+        let (running, over) = channel::<()>();
+        let before = lock(&self.before).replace(over);
         let (id, attempt) = (spec.login_id.clone(), spec.attempt);
         let (events, outbox) = (Mutex::default(), self.outbox.clone());
         let login = Arc::new(Login { id, attempt, inputs: inputs.clone(), events, outbox });
@@ -90,10 +103,11 @@ impl Logins {
         // Not held while something is emitted: a greeting takes the locks in the other order.
         drop(current);
         let (environment, browser) = (self.environment.clone(), self.browser.clone());
-        let started = {
-            let login = login.clone();
-            crate::spawn("login", move || run::run(spec, &environment, &browser, &login, inputs, feed))
-        };
+        let around = Surroundings { environment, browser, login: login.clone(), before };
+        let started = crate::spawn("login", move || {
+            run::run(spec, around, inputs, feed);
+            drop(running);
+        });
         if let Err(error) = started {
             let detail = format!("start a thread: {error}");
             login.emit(LoginEvent::Outcome { outcome: Outcome::CliExited, detail });
@@ -104,7 +118,7 @@ impl Logins {
     pub fn url_from_shim(&self, url: Sensitive) {
         let login = lock(&self.current).clone();
         if login.is_none_or(|login| login.inputs.send(Input::Shim(url.clone())).is_err()) {
-            self.browser.open_in_background(url, || {});
+            self.browser.open_in_background(url, |_| {});
         }
     }
 

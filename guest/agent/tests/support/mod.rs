@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -27,6 +28,8 @@ pub struct Guest {
     pub logins: Arc<Logins>,
     pub outbox: Arc<Outbox>,
     pub browser: Arc<Browser>,
+    /// Events that came beside the others.
+    pub asides: RefCell<Vec<LoginEvent>>,
     user: String,
 }
 
@@ -50,7 +53,7 @@ impl Guest {
         let browser = Arc::new(Browser::new(None, None, environment.clone()));
         let logins = Arc::new(Logins::new(environment, browser.clone(), outbox.clone()));
         let user = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().unwrap().name;
-        Self { dir, logins, outbox, browser, user }
+        Self { dir, logins, outbox, browser, asides: RefCell::default(), user }
     }
 
     pub fn with_shim(self) -> Self {
@@ -71,14 +74,20 @@ impl Guest {
         }
     }
 
-    /// The next event of the login.
+    /// The next event of the login; what only accompanies one is kept in `asides`.
     pub fn next(&self) -> LoginEvent {
         let deadline = Instant::now() + WITHIN;
         loop {
             self.outbox.clear_wake();
             if let Some(GuestMessage::Login { login_id, event, .. }) = self.outbox.pop() {
                 assert_eq!(login_id, "login-1");
-                return event;
+                match event {
+                    LoginEvent::CallbackListening { .. }
+                    | LoginEvent::PageNotShown { .. }
+                    | LoginEvent::StatusAnswered { .. } => self.asides.borrow_mut().push(event),
+                    event => return event,
+                }
+                continue;
             }
             let left = deadline.saturating_duration_since(Instant::now()).as_millis();
             assert!(left > 0, "no event within {WITHIN:?}");
