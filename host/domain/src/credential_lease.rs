@@ -111,11 +111,7 @@ impl CredentialLease {
 }
 
 fn held(name: &str, ttl_ms: i64, now: Now<'_>) -> Holder {
-    Holder {
-        name: name.to_owned(),
-        until_ms: now.mono_ms.saturating_add(ttl_ms),
-        boot_id: now.boot_id.to_owned(),
-    }
+    Holder { name: name.to_owned(), until_ms: now.mono_ms.saturating_add(ttl_ms), boot_id: now.boot_id.to_owned() }
 }
 
 #[cfg(test)]

@@ -92,7 +92,17 @@ mod tests {
         ] {
             assert_eq!((text.parse(), source.to_string().as_str()), (Ok(source.clone()), text));
         }
-        for bad in ["", "vault.key", "file:vault.key", "file:/x/", "credential:../x", "credential:..", "credential:", "fd:A B", "env:KEY"] {
+        for bad in [
+            "",
+            "vault.key",
+            "file:vault.key",
+            "file:/x/",
+            "credential:../x",
+            "credential:..",
+            "credential:",
+            "fd:A B",
+            "env:KEY",
+        ] {
             assert!(bad.parse::<KeySource>().is_err(), "{bad}");
         }
     }

@@ -105,23 +105,31 @@ impl SecretKey {
     pub fn read_file(path: &Path) -> Result<Self, KeyError> {
         let place = path.display().to_string();
         let file = File::open(path).map_err(|source| KeyError::Open { place: place.clone(), source })?;
-        Self::read_open(file, place)
+        Self::read_open(file, place, 0o077)
+    }
+
+    /// The key that a systemd credential holds. Where the service has a user of its own, systemd lets it read by an access control
+    /// list, whose mask shows as the group's right to read; the group itself has none.
+    pub fn read_credential(path: &Path) -> Result<Self, KeyError> {
+        let place = path.display().to_string();
+        let file = File::open(path).map_err(|source| KeyError::Open { place: place.clone(), source })?;
+        Self::read_open(file, place, 0o037)
     }
 
     /// The key behind a descriptor that this process inherited: a pipe, a memfd, a file. It is closed, so that no child has it.
     pub fn read_inherited(fd: i32, place: &str) -> Result<Self, KeyError> {
         let fd = sys::take_inherited(fd).map_err(|source| KeyError::Open { place: place.to_owned(), source })?;
-        Self::read_open(File::from(fd), place.to_owned())
+        Self::read_open(File::from(fd), place.to_owned(), 0o077)
     }
 
-    fn read_open(mut file: File, place: String) -> Result<Self, KeyError> {
+    fn read_open(mut file: File, place: String, closed: u32) -> Result<Self, KeyError> {
         let open = |source| KeyError::Open { place: place.clone(), source };
         let facts = file.metadata().map_err(open)?;
         let wanted = nix::unistd::geteuid().as_raw();
         // What has no name in a file system (a pipe, a memfd) has no mode that says anything.
         if facts.is_file() && facts.nlink() > 0 {
             let mode = facts.permissions().mode() & 0o777;
-            if mode & 0o077 != 0 {
+            if mode & closed != 0 {
                 return Err(KeyError::Exposed { place, mode });
             }
             if facts.uid() != wanted && facts.uid() != 0 {
@@ -204,6 +212,10 @@ pub fn destroy_key(path: &Path) -> Result<(), KeyError> {
     destroy().map_err(|source| KeyError::Open { place: path.display().to_string(), source })
 }
 
+/// An allocator that wipes what is given back: of what passed through (frames of the control channel, parsed credentials, answers)
+/// nothing stays in memory that nobody uses any more. The program that holds secrets names it as its global one.
+pub use crate::sys::wiping::WipingAllocator;
+
 /// No core dump of this process, no attaching to it and no reading of its memory by others of its user (root still may). Its children
 /// are as they would be: exec makes them dumpable again, but the limit of core files stays.
 pub fn harden_process() -> io::Result<()> {
@@ -230,7 +242,10 @@ mod tests {
         assert_eq!(chain(&again)[1], "File exists (os error 17)");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
         let debug = format!("{key:?}");
-        assert!(!debug.contains(&format!("{}", key.expose()[0])) || debug == "SecretKey { locked: true, .. }", "{debug}");
+        assert!(
+            !debug.contains(&format!("{}", key.expose()[0])) || debug == "SecretKey { locked: true, .. }",
+            "{debug}"
+        );
         destroy_key(&path).unwrap();
         assert!(SecretKey::read_file(&path).unwrap_err().is_absent());
     }

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 pub mod page;
+pub mod wiping;
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
