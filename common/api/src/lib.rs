@@ -8,10 +8,12 @@
 //! * [`credential`], [`token`], [`catalog`] (images and providers), [`health`]
 //! * [`build`] (builds of images)
 //! * [`dhcp`] (the server that hands out addresses)
+//! * [`vault`] (its keys), [`audit`] (the log of what was done, receipts)
 //! * [`evidence`] (what is kept of machines that failed)
 //! * [`diagnosis`] (what is wrong with a machine)
 //! * [`error`] (the one error body)
 
+pub mod audit;
 pub mod build;
 pub mod catalog;
 pub mod credential;
@@ -24,9 +26,13 @@ pub mod reach;
 pub mod reconcile;
 pub mod session;
 pub mod token;
+pub mod vault;
 pub mod vm;
 
 pub use error::{ErrorBody, ErrorDetail};
+
+/// Largest body of a credential that is written back, in bytes; every other request has [`MAX_REQUEST_BYTES`].
+pub const MAX_CREDENTIAL_BYTES: usize = 1024 * 1024;
 
 /// Largest request body that the server reads, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 16 * 1024;

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 pub struct TokenRequest {
     /// What the token is for: 1 to 64 characters.
     pub name: String,
-    /// `sessions:write`, `credentials:read`, `admin`.
+    /// `sessions:write`, `credentials:read`, `credentials:write`, `admin`.
     pub scopes: Vec<String>,
 }
 

@@ -4,7 +4,7 @@
 //! * [`ip_param`]: the kernel's `ip=` parameter, all ten fields
 //! * [`boot_config`]: the guest's whole kernel command line, `ip=` plus the `airlock.*` keys
 //! * [`guest_config`]: the file in the initramfs that says what this image needs (modules, root, services)
-//! * [`frame`] and [`message`]: the control channel, length-prefixed JSON over any byte stream
+//! * [`frame`] and [`message`]: the control channel, length-prefixed JSON over any byte stream; [`login`]: a login on it
 //! * [`health`]: the body of the agent's `GET /health`
 //! * [`facts`]: what the agent sees of its guest when it is asked
 //! * [`icmp`]: echo on the wire
@@ -20,6 +20,7 @@ pub mod guest_config;
 pub mod health;
 pub mod icmp;
 pub mod ip_param;
+pub mod login;
 pub mod mac;
 pub mod message;
 pub mod paths;

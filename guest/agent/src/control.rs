@@ -190,7 +190,8 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use airlock_protocol::message::{GuestMessage, LoginEvent};
+    use airlock_protocol::login::{LoginEvent, Outcome};
+    use airlock_protocol::message::GuestMessage;
     use std::os::fd::OwnedFd;
     use std::os::unix::net::{UnixDatagram, UnixStream};
 
@@ -362,8 +363,8 @@ mod tests {
         host.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
         let outbox = Arc::new(Outbox::new().unwrap());
         let mut control = Control::over(File::from(OwnedFd::from(ours)), outbox.clone()).unwrap();
-        let large = LoginEvent::Failed { cause: String::new(), detail: "x".repeat(900_000) };
-        outbox.host_came(|| vec![GuestMessage::Login { login_id: "l".into(), event: large }]);
+        let large = LoginEvent::Outcome { outcome: Outcome::CliExited, detail: "x".repeat(900_000) };
+        outbox.host_came(|| vec![GuestMessage::Login { login_id: "l".into(), attempt: 1, event: large }]);
         control.turn(&mut |_| {}).unwrap();
         assert!(!control.unsent.is_empty(), "more than a socket holds");
 

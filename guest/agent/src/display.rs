@@ -4,11 +4,15 @@
 //! was seen is waited for again; stages that were reached stay reached.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use airlock_protocol::Stage;
 use airlock_protocol::guest_config::Display;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use x11rb::connection::Connection;
 use x11rb::errors::ReplyError;
 use x11rb::protocol::Event;
@@ -80,7 +84,7 @@ fn watch_once(display: &Display, timeline: &Timeline) -> Result<(), DisplayError
     }
 }
 
-struct Watcher {
+pub(crate) struct Watcher {
     connection: RustConnection,
     screen: usize,
     class: String,
@@ -88,6 +92,44 @@ struct Watcher {
 }
 
 impl Watcher {
+    /// Watches the pixels of a display that is up.
+    pub(crate) fn open(display: &Display) -> Result<Self, DisplayError> {
+        let (connection, screen) = x11rb::connect(Some(&format!(":{}", display.number)))?;
+        let watcher = Self { connection, screen, class: display.browser_class.clone(), browser_up: true };
+        watcher.subscribe()?;
+        Ok(watcher)
+    }
+
+    /// Waits until something on the screen changed, at most so long.
+    pub(crate) fn await_change(&self, within: Duration) -> Result<(), DisplayError> {
+        if !self.take_events()? {
+            let timeout = PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.connection.stream().as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(io::Error::from(errno).into()),
+            }
+            self.take_events()?;
+        }
+        Ok(())
+    }
+
+    /// Takes the events that are there; whether there were any.
+    fn take_events(&self) -> Result<bool, DisplayError> {
+        let mut any = false;
+        while let Some(event) = self.connection.poll_for_event()? {
+            any = true;
+            self.take_damage(&event)?;
+        }
+        Ok(any)
+    }
+
+    fn take_damage(&self, event: &Event) -> Result<(), DisplayError> {
+        if let Event::DamageNotify(event) = event {
+            self.connection.damage_subtract(event.damage, x11rb::NONE, x11rb::NONE)?;
+        }
+        Ok(())
+    }
+
     fn root(&self) -> Window {
         self.connection.setup().roots[self.screen].root
     }
@@ -104,13 +146,9 @@ impl Watcher {
 
     /// Waits for an event, takes those behind it too, and looks. `true` when the page is painted.
     fn look_after_event(&mut self, timeline: &Timeline) -> Result<bool, DisplayError> {
-        let mut next = Some(self.connection.wait_for_event()?);
-        while let Some(event) = next {
-            if let Event::DamageNotify(event) = event {
-                self.connection.damage_subtract(event.damage, x11rb::NONE, x11rb::NONE)?;
-            }
-            next = self.connection.poll_for_event()?;
-        }
+        let event = self.connection.wait_for_event()?;
+        self.take_damage(&event)?;
+        self.take_events()?;
         self.look(timeline)
     }
 
@@ -151,8 +189,14 @@ impl Watcher {
         Ok(attributes.is_some_and(|attributes| attributes.map_state == MapState::VIEWABLE))
     }
 
-    /// Pixels of evenly spread rows of the screen.
     fn sample(&self) -> Result<Sample, DisplayError> {
+        let mut sample = Sample::default();
+        self.pixels()?.into_iter().for_each(|pixel| sample.add(pixel));
+        Ok(sample)
+    }
+
+    /// Pixels of evenly spread rows of the screen.
+    pub(crate) fn pixels(&self) -> Result<Vec<[u8; 3]>, DisplayError> {
         let setup = self.connection.setup();
         let screen = &setup.roots[self.screen];
         let (width, height) = (screen.width_in_pixels, screen.height_in_pixels);
@@ -169,16 +213,16 @@ impl Watcher {
         for row in rows.flatten() {
             cookies.push(self.connection.get_image(ImageFormat::Z_PIXMAP, screen.root, 0, row, width, 1, !0)?);
         }
-        let mut sample = Sample::default();
+        let mut pixels = Vec::new();
         for cookie in cookies {
             let Some(image) = optional(cookie.reply())? else { continue };
             for pixel in image.data.chunks_exact(4).step_by(PIXEL_STEP) {
                 let bytes = [pixel[0], pixel[1], pixel[2], pixel[3]];
                 let value = if little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) };
-                sample.add(rgb(value, masks));
+                pixels.push(rgb(value, masks));
             }
         }
-        Ok(sample)
+        Ok(pixels)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `airlock-agent launch USER TTY COMMAND...`: becomes USER in a session of its own, on TTY, and then the command.
 //!
 //! A program of its own between the agent and the tool, so that the agent needs no code between fork and exec. TTY is a
-//! path or `-` for none. The environment is what the agent gave. It ends with 126 or 127 as a shell would, saying why.
+//! path or `-` for none. It dumps no core. The environment is what the agent gave. It ends with 126 or 127 as a shell would, saying why.
 
 use std::ffi::CString;
 use std::fs::{self, OpenOptions};
@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use airlock_protocol::accounts::Account;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, chdir, dup2_stderr, dup2_stdin, dup2_stdout, execvp, setgid, setgroups, setsid, setuid};
 
 /// Looks a user up in the running guest.
@@ -34,6 +35,8 @@ pub fn main(args: &[String]) -> ExitCode {
 
 fn launch(user: &str, tty: &str, command: &[String]) -> io::Result<std::convert::Infallible> {
     let account = account(user)?;
+    // A core file would hold what the tool had in memory, and a guest keeps nothing of that anywhere else.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     setsid()?;
     if tty != "-" {
         // A session leader without a terminal gets the one it opens (tty(4)).

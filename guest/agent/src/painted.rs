@@ -1,4 +1,4 @@
-//! Whether the start page is on the screen, judged by its pixels. Pure.
+//! Whether the start page, or another one, is on the screen, judged by pixels. Pure.
 
 /// Background of the start page, red, green, blue. No desktop, toolbar or error page has it.
 pub const BACKGROUND: [u8; 3] = [0x0b, 0x4f, 0x6c];
@@ -6,6 +6,8 @@ pub const BACKGROUND: [u8; 3] = [0x0b, 0x4f, 0x6c];
 const TOLERANCE: u8 = 6;
 /// Share of the screen, in percent, that must have the background.
 const SHARE: usize = 30;
+/// Share of the screen, in percent, that another page changes; a cursor or a clock changes less.
+const CHANGED: usize = 3;
 
 /// Counts sampled pixels.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,16 @@ impl Sample {
     pub fn percent(self) -> usize {
         (self.background * 100).checked_div(self.seen).unwrap_or(0)
     }
+}
+
+/// Whether a page that was to be shown is on the screen now: the start page is not, and what is there is not what was there
+/// before. A page that looks like the one before is one only if the browser was `told` and said yes.
+pub fn is_another_page(before: &[[u8; 3]], now: &[[u8; 3]], told: bool) -> bool {
+    let mut sample = Sample::default();
+    now.iter().for_each(|pixel| sample.add(*pixel));
+    let different = before.iter().zip(now).filter(|(before, now)| before != now).count();
+    let is_changed = before.len() != now.len() || different * 100 >= now.len() * CHANGED;
+    sample.seen > 0 && !sample.is_painted() && (is_changed || told)
 }
 
 /// Picks red, green and blue out of a pixel of a visual with these masks.
@@ -63,6 +75,22 @@ mod tests {
         let mut near = Sample::default();
         near.add([BACKGROUND[0] + TOLERANCE + 1, BACKGROUND[1], BACKGROUND[2]]);
         assert!(!near.is_painted());
+    }
+
+    #[test]
+    fn another_page_is_neither_the_start_page_nor_the_one_before() {
+        let start = [BACKGROUND; 100];
+        let mut page = [[255, 255, 255]; 100];
+        assert!(is_another_page(&start, &page, false));
+        assert!(!is_another_page(&start, &start, true), "the start page is still there");
+        assert!(!is_another_page(&page, &page, false));
+        assert!(is_another_page(&page, &page, true));
+        let before = page;
+        page[..2].fill([0, 0, 0]);
+        assert!(!is_another_page(&before, &page, false), "a cursor");
+        page[..3].fill([0, 0, 0]);
+        assert!(is_another_page(&before, &page, false));
+        assert!(!is_another_page(&start, &[], true), "no screen at all");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use airlock_agent::http::query_value;
 use airlock_protocol::Sensitive;
-use airlock_protocol::message::{CredentialFile, LoginEvent, LoginSpec, UrlSource};
+use airlock_protocol::login::{CredentialFile, LoginEvent, LoginSpec, Outcome, StatusCommand, UrlSource};
 use base64::Engine as _;
 use sha2::Digest;
 use support::{Guest, WITHIN};
@@ -25,8 +25,10 @@ fn demo(guest: &Guest, issuer: &Issuer) -> LoginSpec {
     spec.credentials = vec![CredentialFile {
         path: ".airlock-demo/credentials.json".into(),
         required: vec!["/access_token".into(), "/refresh_token".into()],
+        ..CredentialFile::default()
     }];
-    spec.status_command = Some(vec!["airlock-demo-tool".into(), "status".into()]);
+    spec.status_command =
+        Some(StatusCommand { args: vec!["airlock-demo-tool".into(), "status".into()], exit_code: 0, pattern: None });
     spec
 }
 
@@ -122,7 +124,12 @@ fn a_person_signs_in_with_the_demo_tool() {
     assert!(has_credential(&guest));
     guest.logins.credential_stored("login-1");
     assert!(!has_credential(&guest));
-    assert_eq!(guest.logins.replay().len(), 3);
+    assert_eq!(guest.logins.replay().len(), 6);
+    let redirect_uri = query_value(url.split_once('?').unwrap().1, "redirect_uri").unwrap();
+    let port = redirect_uri.split([':', '/']).nth(4).unwrap().parse().unwrap();
+    let asides = guest.asides.take();
+    assert!(asides.contains(&LoginEvent::CallbackListening { port }), "{asides:?}");
+    assert!(asides.contains(&LoginEvent::StatusAnswered { ok: true, code: Some(0), signal: None }), "{asides:?}");
 }
 
 #[test]
@@ -134,7 +141,7 @@ fn a_refusal_fails_the_login_with_the_tool_s_words() {
     assert!(redirect(&url, "error=access_denied").contains("refused"));
     assert_eq!(guest.next(), LoginEvent::ToolExited { code: Some(1), signal: None });
     let (cause, detail) = guest.failed();
-    assert_eq!(cause, "login_cli_exited");
+    assert_eq!(cause, Outcome::CliExited);
     assert!(detail.contains("Sign-in refused: access_denied"), "{detail}");
     let state = query_value(url.split_once('?').unwrap().1, "state").unwrap();
     assert!(!detail.contains(&state) && !detail.contains("redirect_uri"), "{detail}");
@@ -183,7 +190,7 @@ fn an_old_credential_is_not_taken_for_a_new_one() {
     assert_eq!(guest.next(), LoginEvent::ToolExited { code: Some(0), signal: None });
     assert_eq!(
         guest.failed(),
-        ("credential_stale".into(), ".tool/c.json is older than the login; already signed in".into())
+        (Outcome::CredentialStale, ".tool/c.json is older than the login; already signed in".into())
     );
 }
 
@@ -205,7 +212,7 @@ fn a_tool_that_shows_no_url_is_ended_with_all_its_children() {
     spec.url_timeout_s = 1;
     guest.logins.start(spec);
     let pid = guest.started();
-    assert_eq!(guest.failed().0, "login_url_timeout");
+    assert_eq!(guest.failed().0, Outcome::TimedOut);
     assert!(matches!(guest.next(), LoginEvent::ToolExited { code: None, signal: Some(9) }));
     assert_eq!(alive_in_group(pid), Vec::<String>::new());
 }
@@ -216,8 +223,8 @@ fn a_tool_that_is_not_there_fails_at_once() {
     guest.logins.start(guest.spec(&["no-such-tool"]));
     guest.started();
     assert_eq!(guest.next(), LoginEvent::ToolExited { code: Some(127), signal: None });
-    let (cause, detail) = guest.failed();
-    assert_eq!(cause, "login_cli_exited");
+    let (outcome, detail) = guest.failed();
+    assert_eq!(outcome, Outcome::ToolMissing);
     assert!(detail.contains("no-such-tool"), "{detail}");
 }
 

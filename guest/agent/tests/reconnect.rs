@@ -69,7 +69,7 @@ impl<'a> Host<'a> {
 
     fn next_event(&mut self) -> LoginEvent {
         match self.next() {
-            GuestMessage::Login { login_id, event } if login_id == "login-1" => event,
+            GuestMessage::Login { login_id, event, .. } if login_id == "login-1" => event,
             other => panic!("{other:?}"),
         }
     }
@@ -115,7 +115,10 @@ fn timeline(guest: &Guest) -> Arc<Timeline> {
 }
 
 fn as_login(events: &[LoginEvent]) -> Vec<GuestMessage> {
-    events.iter().map(|event| GuestMessage::Login { login_id: "login-1".into(), event: event.clone() }).collect()
+    events
+        .iter()
+        .map(|event| GuestMessage::Login { login_id: "login-1".into(), attempt: 1, event: event.clone() })
+        .collect()
 }
 
 fn runs(guest: &Guest) -> String {
@@ -145,13 +148,15 @@ fn a_daemon_that_comes_back_is_told_everything_once() {
     timeline.reached(Stage::AgentUp, &[]);
     assert!(matches!(first.next(), GuestMessage::Stage(report) if report.stage == Stage::AgentUp));
     first.say(&HostMessage::StartLogin(spec.clone()));
-    let mut seen = vec![first.next_event(), first.next_event()];
+    // There is no display here to show the page on.
+    let mut seen = vec![first.next_event(), first.next_event(), first.next_event()];
+    assert!(matches!(seen[2], LoginEvent::PageNotShown { .. }), "{seen:?}");
     let_go(&guest, "go\n");
     seen.push(first.next_event());
     let started = matches!(seen[0], LoginEvent::ToolStarted { .. });
     let url = Sensitive::new("https://idp.example/authorize");
     assert!(started && seen[1] == LoginEvent::UrlSeen { url, source: UrlSource::Shim }, "{seen:?}");
-    let LoginEvent::Captured { files, confirmed: None } = &seen[2] else { panic!("{seen:?}") };
+    let LoginEvent::Captured { files, confirmed: None } = &seen[3] else { panic!("{seen:?}") };
     let [CapturedFile { content, .. }] = &files[..] else { panic!("{seen:?}") };
     assert_eq!(content.expose(), r#"{"token":"t-1"}"#);
     first.die_while_saying(&HostMessage::StartLogin(spec.clone()));
@@ -162,7 +167,7 @@ fn a_daemon_that_comes_back_is_told_everything_once() {
     let exited = LoginEvent::ToolExited { code: Some(0), signal: None };
     let (mut second, stages) = Host::greet(&channel);
     assert_eq!(stages, vec![Stage::InitStarted, Stage::HandedOver, Stage::AgentUp, Stage::DisplayUp]);
-    let mut said: Vec<GuestMessage> = (0..4).map(|_| second.next()).collect();
+    let mut said: Vec<GuestMessage> = (0..5).map(|_| second.next()).collect();
     seen.push(exited);
     assert_eq!(said, as_login(&seen));
 

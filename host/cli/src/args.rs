@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{credentials, demo_idp, diagnose, evidence, image, login, net, reconcile, serve, session, token, up, vm};
+use crate::{
+    audit, credentials, demo_idp, diagnose, evidence, image, login, net, reconcile, serve, session, token, up, vault,
+    vm,
+};
 
 /// Sign-ins inside disposable machines.
 #[derive(Debug, Parser)]
@@ -65,6 +68,12 @@ pub enum Command {
     /// API tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// The keys that seal credentials
+    #[command(subcommand)]
+    Vault(vault::VaultCommand),
+    /// What was done with secrets and machines, by whom
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// The private network
     #[command(subcommand)]
     Net(net::NetCommand),
@@ -109,6 +118,14 @@ mod tests {
             "airlock image rm base",
             "airlock image verify base",
             "airlock credentials export u demo --to D",
+            "airlock credentials export u demo --to D --force",
+            "airlock session receipt 1",
+            "airlock vault status --json",
+            "airlock vault rotate --forget",
+            "airlock vault forget 0123456789abcdef",
+            "airlock audit ls --after 3 --action credential_read --subject u/demo",
+            "airlock audit export --to F",
+            "airlock audit verify F --key 00 --head 3:ab --json",
             "airlock evidence ls --json",
             "airlock evidence export ev-1 --to -",
             "airlock evidence rm ev-1 ev-2",
@@ -133,6 +150,8 @@ mod tests {
             "airlock diagnose",
             "airlock diagnose 1 --console F",
             "airlock diagnose 1 --cmdline x",
+            "airlock audit verify",
+            "airlock vault forget",
             "airlock evidence rm",
             "airlock image rm",
             "airlock image diff base",

@@ -10,6 +10,13 @@ use tokio::net::TcpListener;
 
 use crate::failure::{FAILED, Failure, Outcome, REFUSED, USAGE};
 
+/// Before any secret is in this process: nobody dumps it, nobody but root reads its memory.
+pub fn harden() {
+    if let Err(error) = airlock_effects::secret::harden_process() {
+        tracing::warn!(%error, "the daemon's memory can be dumped: LimitCORE=0 of its unit helps");
+    }
+}
+
 /// Listens on `addr`.
 pub async fn bind(addr: SocketAddr) -> Outcome<TcpListener> {
     TcpListener::bind(addr).await.map_err(|error| {

@@ -1,6 +1,7 @@
 //! The airlock binary: daemon, client and local tools. One file per subcommand; errors are printed once, here.
 
 mod args;
+mod audit;
 mod client;
 mod config;
 mod credentials;
@@ -9,6 +10,7 @@ mod demo_idp;
 mod diagnose;
 mod doctor;
 mod evidence;
+mod export;
 mod failure;
 mod follow;
 mod image;
@@ -21,12 +23,18 @@ mod serve;
 mod session;
 mod token;
 mod up;
+mod vault;
 mod vm;
 
 use std::process::ExitCode;
 
+use airlock_effects::secret::WipingAllocator;
 use args::{Cli, Command};
 use clap::Parser;
+
+/// What passes through this program may be a credential: nothing of it stays in memory that was given back.
+#[global_allocator]
+static ALLOCATOR: WipingAllocator = WipingAllocator;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -46,6 +54,8 @@ async fn main() -> ExitCode {
         Command::Credentials(command) => credentials::run(&global, command).await,
         Command::Evidence(command) => evidence::run(&global, command).await,
         Command::Token(command) => token::run(&global, command).await,
+        Command::Vault(command) => vault::run(&global, command).await,
+        Command::Audit(command) => audit::run(&global, command).await,
         Command::Reconcile(args) => reconcile::run(&global, args).await,
         Command::Net(command) => net::run(&global, command).await,
         Command::DemoIdp(args) => demo_idp::run(args).await,

@@ -28,6 +28,8 @@ pub enum SessionCommand {
     Watch { id: String },
     /// End a session; returns when its machine is gone
     Cancel { id: String },
+    /// Show what was removed when a session's machine was destroyed, signed
+    Receipt { id: String },
 }
 
 pub async fn run(global: &Global, command: SessionCommand) -> Outcome {
@@ -66,6 +68,7 @@ pub async fn run(global: &Global, command: SessionCommand) -> Outcome {
                 ExitCode::SUCCESS
             }
         }
+        SessionCommand::Receipt { id } => crate::audit::receipt(global, &id).await?,
         SessionCommand::Cancel { id } => {
             let session: SessionView = client.post(&format!("{}/cancel", path(&id)), &json!({})).await?;
             result(global.json, &json!({"session": session}), || {

@@ -14,7 +14,7 @@ pub enum TokenCommand {
     /// Make a token and print it
     Create {
         name: String,
-        /// sessions:write, credentials:read or admin; may be repeated
+        /// sessions:write, credentials:read, credentials:write or admin; may be repeated
         #[arg(long = "scope", required = true, value_name = "SCOPE")]
         scopes: Vec<String>,
     },

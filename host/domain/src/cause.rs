@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use airlock_protocol::login::Outcome;
 use serde::{Deserialize, Serialize};
 
 macro_rules! causes {
@@ -138,6 +139,10 @@ causes! {
     LoginCliNeedsTty = "login_cli_needs_tty", "set tty = true in the provider file";
     LoginCallbackPortBusy = "login_callback_port_busy", "end the other login of this tool in the VM";
     LoginCallbackUnreachable = "login_callback_unreachable", "use the code flow of the tool";
+    LoginInvalidCode = "login_invalid_code", "start again, or retry, and copy the whole code that the provider's page shows";
+    LoginDeviceFlowNotEnabled = "login_device_flow_not_enabled", "allow device codes in the account's security settings, or retry with another flow";
+    LoginAccountNotEligible = "login_account_not_eligible", "use an account that the provider serves";
+    LoginToolMissing = "login_tool_missing", "build the provider's image again: the tool is not in it";
     LoginExpired = "login_expired", "start again and finish within the deadline";
     LoginDenied = "login_denied", "start again and consent at the provider";
     CredentialMissing = "credential_missing", "check the credential path in the provider file";
@@ -146,6 +151,29 @@ causes! {
     CredentialRejected = "credential_rejected", "the tool's own status command denies the login: start again";
     EgressBlocked = "egress_blocked", "open the way to the provider: NAT, proxy or firewall";
     Inconclusive = "inconclusive", "the log does not say: look at the evidence bundle's console from its end";
+}
+
+impl Cause {
+    /// Why a session failed whose login ended so; none for the two ends that are no failure.
+    pub const fn of_login(outcome: Outcome) -> Option<Self> {
+        Some(match outcome {
+            Outcome::Completed | Outcome::Cancelled => return None,
+            Outcome::Denied => Self::LoginDenied,
+            Outcome::Expired => Self::LoginExpired,
+            Outcome::InvalidCode => Self::LoginInvalidCode,
+            Outcome::DeviceFlowNotEnabled => Self::LoginDeviceFlowNotEnabled,
+            Outcome::AccountNotEligible => Self::LoginAccountNotEligible,
+            Outcome::PortBusy => Self::LoginCallbackPortBusy,
+            Outcome::CliExited => Self::LoginCliExited,
+            Outcome::TimedOut => Self::LoginUrlTimeout,
+            Outcome::ToolMissing => Self::LoginToolMissing,
+            Outcome::NoEgress => Self::EgressBlocked,
+            Outcome::NeedsTty => Self::LoginCliNeedsTty,
+            Outcome::CredentialStale => Self::CredentialStale,
+            Outcome::CredentialMalformed => Self::CredentialMalformed,
+            Outcome::CredentialRejected => Self::CredentialRejected,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -159,5 +187,12 @@ mod tests {
             assert_eq!(serde_json::to_value(cause).unwrap(), cause.code());
             assert!(cause.remedy().len() > 10, "{cause}");
         }
+    }
+
+    #[test]
+    fn every_failed_login_has_a_cause_of_its_own() {
+        let causes: Vec<_> = Outcome::ALL.into_iter().filter_map(Cause::of_login).collect();
+        assert_eq!(causes.len(), Outcome::ALL.len() - 2);
+        assert_eq!(causes.iter().collect::<std::collections::HashSet<_>>().len(), causes.len());
     }
 }

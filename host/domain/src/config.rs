@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::admission::Limits;
 use crate::evidence::EvidenceLimits;
 use crate::network::{NetworkSpec, UPLINK_LINK, Uplink};
+use crate::vault::VaultConfig;
 use crate::vmm::Transport;
 
 /// A validated configuration.
@@ -41,6 +42,8 @@ pub struct Config {
     pub images: ImageRules,
     /// The page in front of a machine's screen.
     pub viewer: ViewerLimits,
+    /// Where the vault's master keys come from.
+    pub vault: VaultConfig,
     /// The demonstration authorization server inside the namespace.
     pub demo_idp: DemoIdp,
     /// NICs put before ours in every VM; shows that the guest finds its own by MAC.
@@ -67,6 +70,7 @@ impl Default for Config {
             evidence: EvidenceLimits::default(),
             images: ImageRules::default(),
             viewer: ViewerLimits::default(),
+            vault: VaultConfig::default(),
             demo_idp: DemoIdp::default(),
             extra_nics: 0,
             predictable_names: false,
@@ -329,6 +333,15 @@ mod tests {
         let config = Config::parse("[vmm]\nextra_cmdline = \"loglevel=7 nohz=off\"\n").unwrap();
         assert_eq!(config.extra_cmdline(), " loglevel=7 nohz=off");
         assert_eq!(Config::default().extra_cmdline(), "");
+    }
+
+    #[test]
+    fn keys_have_places() {
+        let text = "[vault]\nkey = \"credential:vault.key\"\nolder = [\"file:/etc/airlock/2025.key\"]\n";
+        let vault = Config::parse(text).unwrap().vault;
+        assert_eq!((vault.key.unwrap().to_string(), vault.older.len()), ("credential:vault.key".to_owned(), 1));
+        let error = Config::parse("[vault]\nkey = \"vault.key\"").unwrap_err();
+        assert!(error.source().unwrap().to_string().contains("credential:NAME"), "{error:?}");
     }
 
     #[test]

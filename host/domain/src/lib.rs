@@ -15,12 +15,15 @@
 //! * [`admission`]: whether a start may begin now, waits, or is refused
 //! * [`evidence`]: ids of evidence bundles, which of them are kept
 //! * [`redaction`]: logs without the secrets in them
+//! * [`vault`]: where the vault's master keys come from
+//! * [`credential_lease`]: who may refresh a credential
 //! * [`reconcile`]: what is recorded and what is seen, turned into what to do
 
 pub mod admission;
 pub mod boot;
 pub mod cause;
 pub mod config;
+pub mod credential_lease;
 pub mod diagnosis;
 pub mod evidence;
 pub mod firewall;
@@ -32,6 +35,7 @@ pub mod redaction;
 pub mod seed;
 pub mod session;
 pub mod step;
+pub mod vault;
 pub mod vmm;
 
 pub use cause::Cause;

@@ -14,6 +14,7 @@
 //! * [`control`]: the control channel to the agent
 //! * [`http`]: the agent's `/health` over the guest's network
 //! * [`files`]: the state directory's lock, whole-file writes, private files
+//! * [`secret`]: keys in memory, and where they are read from
 //! * [`watch`]: changes of a directory as events
 //! * [`doctor`]: what this host can and cannot do
 //!
@@ -32,6 +33,7 @@ pub mod probe;
 pub mod probes;
 pub mod process;
 pub mod rfb;
+pub mod secret;
 pub mod steps;
 mod sys;
 mod unix;

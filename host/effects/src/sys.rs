@@ -3,6 +3,9 @@
 //! Every function returns the errno as `io::Error`; nothing is retried here.
 #![allow(unsafe_code)]
 
+pub mod page;
+pub mod wiping;
+
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -79,6 +82,23 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel just gave us this descriptor, nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes over a descriptor that whoever started this process left open, by its number. 0 to 2 stay what they are.
+pub fn take_inherited(fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: asks about a number; no memory is passed.
+    if fd < 3 || unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: it is open, and was named to this process for this one use: nobody else here has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// getrandom(2): how many bytes were filled.
+pub fn getrandom(bytes: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the kernel writes at most the length of the slice.
+    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    usize::try_from(filled).map_err(|_| io::Error::last_os_error())
 }
 
 /// Registers a descriptor with the runtime, to be told when it is readable.

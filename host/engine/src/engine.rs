@@ -31,7 +31,7 @@ use crate::evidence;
 use crate::executor::Executor;
 use crate::images::Builds;
 use crate::reconcile::ReconcileError;
-use crate::records::{Credential, CredentialRecord, Scope, SessionEvent, SessionRecord, TokenRecord, VmRecord};
+use crate::records::{Scope, SessionEvent, SessionRecord, TokenRecord, VmRecord};
 use crate::secrets;
 use crate::store::{Store, StoreError};
 use crate::vault::{Vault, VaultError};
@@ -211,7 +211,8 @@ impl Engine {
         let store = Store::open(&config.state_dir.join("airlock.db"), &host_name()).await?;
         let boot_id = boot_id();
         store.rebase_clocks(&boot_id, Moment::now()).await?;
-        let vault = Vault::open(&config.state_dir.join("vault.key"))?;
+        // A key that is not there is made once: later its absence means that what was sealed under it is lost without it.
+        let vault = Vault::open(&config.vault, &config.state_dir, store.key_usage().await?.is_empty())?;
         let registry = Registry::open(&config.state_dir)?;
         let network = Network::open(&config.network).await?;
         let dhcp = dhcp::serve(&network, &config, &store).await;
@@ -235,6 +236,7 @@ impl Engine {
         let inner = Inner { ctx, tasks: Mutex::default(), builds: Builds::default(), wake: Notify::new(), _lock: lock };
         let engine = Self { inner: Arc::new(inner) };
         engine.take_up().await?;
+        engine.go_on_rotating();
         Ok(engine)
     }
 
@@ -341,8 +343,13 @@ impl Engine {
             .ok_or(Error::NoConsole(id))
     }
 
-    /// Makes a token; its secret is shown here once and stored as a hash.
-    pub async fn create_token(&self, name: &str, scopes: &[Scope]) -> Result<(TokenRecord, String), Error> {
+    /// Makes a token; its secret is shown here once and stored as a hash. `actor` is written to the audit log.
+    pub async fn create_token(
+        &self,
+        name: &str,
+        scopes: &[Scope],
+        actor: &str,
+    ) -> Result<(TokenRecord, String), Error> {
         let secret = secrets::draw("airlock_")?;
         let record = TokenRecord {
             id: Uuid::new_v4().to_string(),
@@ -350,7 +357,7 @@ impl Engine {
             scopes: scopes.to_vec(),
             created_ms: now_ms(),
         };
-        self.inner.ctx.store.add_token(&record, &secrets::hash(&secret)).await?;
+        self.inner.ctx.store.add_token(&record, &secrets::hash(&secret), actor).await?;
         Ok((record, secret))
     }
 
@@ -365,8 +372,8 @@ impl Engine {
     }
 
     /// Revokes a token.
-    pub async fn revoke_token(&self, id: &str) -> Result<(), Error> {
-        let revoked = self.inner.ctx.store.revoke_token(id, now_ms()).await?;
+    pub async fn revoke_token(&self, id: &str, actor: &str) -> Result<(), Error> {
+        let revoked = self.inner.ctx.store.revoke_token(id, actor, now_ms()).await?;
         if revoked { Ok(()) } else { Err(Error::NoToken { id: cut(id) }) }
     }
 
@@ -404,29 +411,6 @@ impl Engine {
         Ok(secret)
     }
 
-    /// What credentials a user has, without their contents.
-    pub async fn credentials(&self, user_id: &str) -> Result<Vec<CredentialRecord>, Error> {
-        check_user_id(user_id)?;
-        Ok(self.inner.ctx.store.credentials(user_id).await?)
-    }
-
-    /// Opens a credential. `actor` (a token's id) is written to the audit log first.
-    pub async fn read_credential(&self, user_id: &str, provider: &str, actor: &str) -> Result<Credential, Error> {
-        let ctx = &self.inner.ctx;
-        let sealed = ctx.store.credential(user_id, provider).await?.ok_or_else(|| no_credential(user_id, provider))?;
-        ctx.store.audit(actor, "credential_read", &format!("{user_id}/{provider}"), now_ms()).await?;
-        Ok(ctx.vault.open_credential(&sealed)?)
-    }
-
-    /// Deletes a credential.
-    pub async fn delete_credential(&self, user_id: &str, provider: &str, actor: &str) -> Result<(), Error> {
-        let store = &self.inner.ctx.store;
-        if !store.delete_credential(user_id, provider).await? {
-            return Err(no_credential(user_id, provider));
-        }
-        Ok(store.audit(actor, "credential_deleted", &format!("{user_id}/{provider}"), now_ms()).await?)
-    }
-
     pub(crate) fn ctx(&self) -> &Arc<Context> {
         &self.inner.ctx
     }
@@ -439,10 +423,6 @@ impl Engine {
 /// What is stored of a viewer's secret: it counts for this session of this user only.
 fn bound_hash(session: &SessionRecord, secret: &str) -> [u8; 32] {
     secrets::hash(&format!("{} {} {secret}", session.id, session.user_id))
-}
-
-fn no_credential(user_id: &str, provider: &str) -> Error {
-    Error::NoCredential { user_id: cut(user_id), provider: cut(provider) }
 }
 
 pub(crate) fn check_user_id(user_id: &str) -> Result<(), Error> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use airlock_domain::diagnosis::Verdict;
 use airlock_domain::{EvidenceId, VmId};
 
+use crate::audit::Act;
 use crate::clock::now_ms;
 use crate::context::Context;
 use crate::engine::Engine;
@@ -48,7 +49,7 @@ impl Engine {
         }
         let bundles = bundles(ctx);
         blocking(move || bundles.remove(id)).await?;
-        Ok(ctx.store.audit(actor, "evidence_deleted", &id.to_string(), now_ms()).await?)
+        Ok(ctx.store.audit(&Act::new(actor, "evidence_deleted", id.to_string()), now_ms()).await?)
     }
 }
 

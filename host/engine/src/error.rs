@@ -1,6 +1,7 @@
 //! What the engine refuses or fails at, in the terms of the API: kind, code, remedy.
 
 use airlock_domain::admission::Shortage;
+use airlock_domain::credential_lease::LeaseRefusal;
 use airlock_domain::{Cause, SessionId, VmId};
 use airlock_effects::network::NetworkError;
 use airlock_effects::vmm::DriverError;
@@ -65,6 +66,35 @@ pub enum Error {
         user_id: String,
         /// Of which provider.
         provider: String,
+    },
+    /// A lease's holder has no name.
+    #[error("the holder is not 1 to 128 printable characters")]
+    BadHolder,
+    /// A lease that is too long, or none.
+    #[error("a lease lasts 1 to 3600 seconds")]
+    BadLeaseTime,
+    /// Somebody else may refresh the credential.
+    #[error("refused: {0}")]
+    Lease(LeaseRefusal),
+    /// The credential is another one by now.
+    #[error("the credential has version {present} now")]
+    CredentialChanged {
+        /// Its present version.
+        present: i64,
+    },
+    /// What is to be written back has other files.
+    #[error("the credential has the files {files}, each once and in this order")]
+    OtherFiles {
+        /// The files it has.
+        files: String,
+    },
+    /// There is no receipt of a session's machine.
+    #[error("session {id} is {state} and its machine has no receipt")]
+    NoReceipt {
+        /// Which session.
+        id: SessionId,
+        /// Where it stands.
+        state: airlock_domain::session::SessionState,
     },
     /// No such token.
     #[error("there is no live token {id}")]
@@ -154,6 +184,12 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::BadUserId { .. } | Self::BadIdempotencyKey | Self::UnknownProvider { .. } => ErrorKind::BadInput,
+            Self::BadHolder | Self::BadLeaseTime | Self::OtherFiles { .. } => ErrorKind::BadInput,
+            Self::Lease(_) | Self::CredentialChanged { .. } => ErrorKind::Refused,
+            Self::Vault(VaultError::NoKey { .. }) | Self::NoReceipt { .. } => ErrorKind::NotFound,
+            Self::Vault(VaultError::Fixed { .. } | VaultError::Active { .. } | VaultError::InUse { .. }) => {
+                ErrorKind::Refused
+            }
             Self::NoSession(_)
             | Self::NoVm(_)
             | Self::NoConsole(_)
@@ -190,7 +226,19 @@ impl Error {
             Self::Driver(_) => self.cause().map_or("driver_unavailable", Cause::code),
             Self::Network(_) => self.cause().map_or("network_failed", Cause::code),
             Self::Store(_) => self.cause().map_or("store_failed", Cause::code),
+            Self::Vault(VaultError::NoKey { .. }) => "no_vault_key",
+            Self::Vault(VaultError::Fixed { .. }) => "vault_key_fixed",
+            Self::Vault(VaultError::Active { .. }) => "vault_key_active",
+            Self::Vault(VaultError::InUse { .. }) => "vault_key_in_use",
             Self::Vault(_) => "vault_failed",
+            Self::BadHolder => "bad_holder",
+            Self::BadLeaseTime => "bad_lease_time",
+            Self::Lease(LeaseRefusal::Held { .. }) => "lease_held",
+            Self::Lease(LeaseRefusal::StaleFence { .. }) => "stale_fence",
+            Self::Lease(LeaseRefusal::Over { .. }) => "lease_over",
+            Self::CredentialChanged { .. } => "credential_changed",
+            Self::OtherFiles { .. } => "other_files",
+            Self::NoReceipt { .. } => "no_receipt",
             Self::Random(_) => "no_randomness",
             Self::Evidence(error) => error.code(),
             Self::NoRoom(shortage) => shortage.code(),
@@ -253,8 +301,23 @@ impl Error {
             Self::NoBuild { .. } => "see airlock image builds",
             Self::BuildElsewhere { .. } => "end it where it was started: Ctrl-C, or kill -INT of the process",
             Self::ShuttingDown => "try again when the daemon is back",
-            Self::Vault(VaultError::KeyExposed { .. }) => {
-                "chmod 0600 the key file, and rotate it: others could read it"
+            Self::Vault(VaultError::NoKey { .. }) => "see airlock vault status",
+            Self::Vault(VaultError::Fixed { .. }) => {
+                "give the new key as vault.key and the former one in vault.older, and restart the daemon: it goes on by itself"
+            }
+            Self::Vault(VaultError::Active { .. }) => "make another key the one that seals: airlock vault rotate",
+            Self::Vault(VaultError::InUse { .. }) => {
+                "finish the rotation first: airlock vault rotate, airlock vault status"
+            }
+            Self::Vault(VaultError::OtherKey { .. }) => "put the missing key into vault.older, or sign in again",
+            Self::BadHolder => "name who refreshes, e.g. refresher-1",
+            Self::BadLeaseTime => "ask for less and renew it",
+            Self::Lease(LeaseRefusal::Held { .. }) => "wait until it is released or over",
+            Self::Lease(_) => "ask for the lease again, and read the credential again before you refresh it",
+            Self::CredentialChanged { .. } => "read it again: it was signed in or written back meanwhile",
+            Self::OtherFiles { .. } => "send every file of the credential with its new contents",
+            Self::NoReceipt { .. } => {
+                "it is written when nothing of the machine is left; a session that only waited had none"
             }
             _ => return None,
         };

@@ -226,7 +226,7 @@ impl Executor {
         self.undo(vm_id, &step::stop(&begun)).await
     }
 
-    /// Undoes everything that was begun for a VM and records that nothing is left, or that the VM needs attention.
+    /// Undoes everything that was begun for a VM and records that nothing is left, with a receipt, or that the VM needs attention.
     pub async fn destroy(&self, vm_id: VmId) -> Result<(), UndoError> {
         self.destroy_seen(vm_id, &[]).await
     }
@@ -238,7 +238,7 @@ impl Executor {
             let mut left = self.store.begun_steps(vm_id).await.map_err(store_error)?;
             left.extend_from_slice(seen);
             self.undo(vm_id, &step::destroy(&left)).await?;
-            self.store.set_vm_state(vm_id, VmState::Destroyed, None, now_ms()).await.map_err(store_error)
+            self.store.destroyed(vm_id, now_ms()).await.map_err(store_error)
         };
         match undone.await {
             Ok(()) => {

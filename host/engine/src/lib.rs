@@ -9,10 +9,14 @@
 //! * [`images`]: builds of images and their boot test
 //! * [`records`]: what is remembered and shown
 //! * [`store`]: everything durable, all SQL
-//! * [`vault`]: envelope encryption of credentials
+//! * [`vault`]: envelope encryption of credentials; [`capture`]: from a guest's files to a sealed credential; `engine_vault`: the
+//!   vault as the API has it
+//! * [`audit`]: the chained and signed log of what was done
 //! * [`evidence`]: what is kept of a VM that failed; `engine_evidence`: shown, exported and removed
 //! * `engine_diagnosis`: what is wrong with a VM; `engine_probe`: what host and guest say of it
 
+pub mod audit;
+pub mod capture;
 mod clock;
 mod context;
 mod dhcp;
@@ -20,6 +24,7 @@ pub mod engine;
 mod engine_diagnosis;
 mod engine_evidence;
 mod engine_probe;
+mod engine_vault;
 pub mod error;
 pub mod evidence;
 pub mod executor;
@@ -36,4 +41,5 @@ pub use clock::Moment;
 pub use context::DriverReport;
 pub use engine::{Engine, EngineHealth, OpenError, Screen, SessionWatch, Snapshot, StartSession, ViewerEnd};
 pub use engine_probe::Facts;
+pub use engine_vault::{AuditPage, GrantedLease, Purpose, Rotation, VaultStatus};
 pub use error::{Error, ErrorKind};

@@ -11,6 +11,7 @@
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use airlock_domain::provider::Place;
 use airlock_domain::reconcile::Reconciliation;
 use airlock_domain::session::SessionState;
 use airlock_domain::{Cause, SessionId, VmId};
@@ -316,7 +317,8 @@ impl Inner {
     fn login_of(&self, session: &SessionRecord) -> Option<airlock_protocol::message::LoginSpec> {
         let config = &self.ctx.config;
         let provider = self.ctx.providers.iter().find(|provider| provider.id == session.provider)?;
-        provider.login_spec(session.id, config.network.subnet.gateway(), config.demo_idp.port)
+        let place = Place { gateway: config.network.subnet.gateway(), demo_port: config.demo_idp.port };
+        provider.login_spec(session.id, 1, provider.preferred_flow()?, place)
     }
 
     fn spawn(self: &Arc<Self>, made_of: Ingredients, adopted: bool) {

@@ -151,6 +151,8 @@ named_enum! {
         SessionsWrite = "sessions:write",
         /// Read credentials.
         CredentialsRead = "credentials:read",
+        /// Refresh credentials: hold their leases, write them back.
+        CredentialsWrite = "credentials:write",
         /// Everything.
         Admin = "admin",
     }
@@ -185,8 +187,14 @@ pub struct CredentialRecord {
     pub provider: String,
     /// The session that captured it.
     pub session_id: SessionId,
-    /// When it was sealed.
+    /// When it was captured.
     pub created_ms: i64,
+    /// When it was written last: captured, or written back by whoever refreshed it.
+    pub written_ms: i64,
+    /// When it expires, by the field that its provider names.
+    pub expires_ms: Option<i64>,
+    /// Counts what was written under this user and provider.
+    pub version: i64,
     /// Id of the master key that wraps its data key.
     pub key_id: String,
     /// Paths of its files below the home directory.

@@ -524,6 +524,15 @@ pub enum RecipeFault {
         /// The owner.
         owner: NetworkOwner,
     },
+    /// Something else than a list of recipes to begin with.
+    #[error("from is no list of names of recipes")]
+    FromMalformed,
+    /// Recipes that begin with each other, or nearly so.
+    #[error("from leads through {depth} recipes and more")]
+    FromTooDeep {
+        /// How many it went through.
+        depth: usize,
+    },
     /// A package of npm without an exact version.
     #[error("npm package {package:?} is no name@version with an exact version")]
     NpmPackage {

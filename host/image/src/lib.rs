@@ -23,6 +23,7 @@ mod gate;
 pub mod gc;
 pub mod guest_programs;
 mod import;
+mod inherit;
 mod initramfs;
 mod inventory;
 pub mod job;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest;
 use crate::error::{ImageError, RecipeFault};
+use crate::inherit;
 use crate::source::{KernelFile, RootSource};
 
 include!(concat!(env!("OUT_DIR"), "/recipes.rs"));
@@ -33,6 +34,9 @@ struct Embedded {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
+    /// Embedded recipes that this one begins with: lists go on, everything else is replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
     /// Name of the image.
     pub name: String,
     /// Distribution suite, e.g. `bookworm`.
@@ -202,6 +206,10 @@ impl LoadedRecipe {
         if reference.contains('/') || reference.ends_with(".toml") {
             return Self::from_file(Path::new(reference));
         }
+        Self::embedded(reference, 0)
+    }
+
+    fn embedded(reference: &str, depth: usize) -> Result<Self, ImageError> {
         let found = EMBEDDED.iter().find(|embedded| embedded.name == reference);
         let embedded =
             found.ok_or_else(|| ImageError::RecipeUnknown { name: reference.to_owned(), known: embedded_names() })?;
@@ -209,7 +217,7 @@ impl LoadedRecipe {
             let wanted = format!("{}/{wanted}", embedded.name);
             embedded.files.iter().find(|(path, _)| *path == wanted).map(|(_, bytes)| bytes.to_vec())
         };
-        Self::parse(reference, embedded.text, |source| {
+        Self::parse_at(depth, reference, embedded.text, |source| {
             sources(source).ok_or_else(|| fault(reference, RecipeFault::SourceMissing { file: source.to_owned() }))
         })
     }
@@ -229,8 +237,27 @@ impl LoadedRecipe {
         text: &str,
         read_source: impl Fn(&str) -> Result<Vec<u8>, ImageError>,
     ) -> Result<Self, ImageError> {
-        let recipe: Recipe = toml::from_str(text)
-            .map_err(|source| ImageError::RecipeMalformed { recipe: reference.to_owned(), source: Box::new(source) })?;
+        Self::parse_at(0, reference, text, read_source)
+    }
+
+    fn parse_at(
+        depth: usize,
+        reference: &str,
+        text: &str,
+        read_own: impl Fn(&str) -> Result<Vec<u8>, ImageError>,
+    ) -> Result<Self, ImageError> {
+        let malformed = |source| ImageError::RecipeMalformed { recipe: reference.to_owned(), source: Box::new(source) };
+        let table: toml::Table = toml::from_str(text).map_err(malformed)?;
+        let (recipe, inherited): (Recipe, _) = if table.contains_key("from") {
+            let united = inherit::unite(reference, table, depth, Self::embedded)?;
+            (united.table.try_into().map_err(malformed)?, united.sources)
+        } else {
+            (toml::from_str(text).map_err(malformed)?, Vec::new())
+        };
+        let read_source = |source: &str| match inherited.iter().find(|(name, _)| name == source) {
+            Some((_, content)) => Ok(content.clone()),
+            None => read_own(source),
+        };
         validate(&recipe).map_err(|problem| fault(reference, problem))?;
         let contents = recipe.files.iter().map(|file| match (&file.content, &file.source) {
             (Some(content), _) => Ok(content.clone().into_bytes()),
@@ -259,7 +286,7 @@ pub fn embedded_names() -> Vec<String> {
     EMBEDDED.iter().map(|embedded| embedded.name.to_owned()).collect()
 }
 
-fn fault(recipe: &str, problem: RecipeFault) -> ImageError {
+pub(crate) fn fault(recipe: &str, problem: RecipeFault) -> ImageError {
     ImageError::RecipeInvalid { recipe: recipe.to_owned(), problem }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use airlock_api::MAX_REQUEST_BYTES;
+use airlock_api::{MAX_CREDENTIAL_BYTES, MAX_REQUEST_BYTES};
 use airlock_engine::Engine;
 use airlock_engine::records::Scope;
 use axum::Router;
@@ -23,8 +23,8 @@ use crate::bridge::Seats;
 use crate::request::{identify, no_such_method, no_such_route, panicked};
 use crate::serve::Ending;
 use crate::{
-    assets, auth, bridge, builds, console, credentials, dhcp, diagnosis, events, evidence, health, images, metrics,
-    operator, reach, reconcile, sessions, tokens, viewer, vms,
+    assets, audit, auth, bridge, builds, console, credentials, dhcp, diagnosis, events, evidence, health, images,
+    metrics, operator, reach, reconcile, sessions, tokens, vault, viewer, vms,
 };
 
 /// What handlers share.
@@ -78,7 +78,7 @@ fn secured(access: Access, mut routes: OpenApiRouter<App>) -> OpenApiRouter<App>
         security.push(SecurityRequirement::new("viewer", Vec::<String>::new()));
     }
     for item in routes.get_openapi_mut().paths.paths.values_mut() {
-        for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
+        for operation in [&mut item.get, &mut item.post, &mut item.put, &mut item.delete].into_iter().flatten() {
             operation.security = Some(security.clone());
         }
     }
@@ -120,16 +120,33 @@ fn session_routes() -> OpenApiRouter<App> {
         .routes(routes!(images::providers))
         .routes(routes!(credentials::list))
         .routes(routes!(credentials::delete))
+        .routes(routes!(audit::receipt))
 }
 
 fn credential_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(credentials::read))
 }
 
+fn refresh_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(credentials::lease))
+        .routes(routes!(credentials::renew))
+        .routes(routes!(credentials::release))
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(credentials::write_back))
+                .layer(DefaultBodyLimit::max(MAX_CREDENTIAL_BYTES)),
+        )
+}
+
 fn admin_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::revoke))
+        .routes(routes!(audit::list))
+        .routes(routes!(vault::status))
+        .routes(routes!(vault::rotate))
+        .routes(routes!(vault::forget))
         .routes(routes!(evidence::list))
         .routes(routes!(evidence::show, evidence::remove))
         .routes(routes!(evidence::export))
@@ -144,6 +161,7 @@ fn admin_routes() -> OpenApiRouter<App> {
 const VIEWER: Access = Access::TokenOrViewer(Scope::SessionsWrite);
 const SESSIONS: Access = Access::Token(Scope::SessionsWrite);
 const CREDENTIALS: Access = Access::Token(Scope::CredentialsRead);
+const REFRESH: Access = Access::Token(Scope::CredentialsWrite);
 const ADMIN: Access = Access::Token(Scope::Admin);
 
 /// The whole API. `closing` turns true when streams must end.
@@ -154,6 +172,7 @@ pub fn router(engine: Engine, closing: watch::Receiver<Option<Ending>>) -> Route
         .merge(group(&app, VIEWER, viewer_routes()))
         .merge(group(&app, SESSIONS, session_routes()))
         .merge(group(&app, CREDENTIALS, credential_routes()))
+        .merge(group(&app, REFRESH, refresh_routes()))
         .merge(group(&app, ADMIN, admin_routes()))
         .split_for_parts();
     let document: Arc<str> = openapi().to_json().unwrap_or_default().into();
@@ -178,6 +197,7 @@ pub fn openapi() -> OpenApi {
         .merge(secured(VIEWER, viewer_routes()))
         .merge(secured(SESSIONS, session_routes()))
         .merge(secured(CREDENTIALS, credential_routes()))
+        .merge(secured(REFRESH, refresh_routes()))
         .merge(secured(ADMIN, admin_routes()))
         .split_for_parts();
     let components = document.components.get_or_insert_default();
@@ -259,6 +279,15 @@ mod tests {
             ("get", "/api/auth/credentials/{userId}"),
             ("get", "/api/auth/credentials/{userId}/{provider}"),
             ("delete", "/api/auth/credentials/{userId}/{provider}"),
+            ("put", "/api/auth/credentials/{userId}/{provider}"),
+            ("post", "/api/auth/credentials/{userId}/{provider}/lease"),
+            ("post", "/api/auth/credentials/{userId}/{provider}/lease/renew"),
+            ("post", "/api/auth/credentials/{userId}/{provider}/lease/release"),
+            ("get", "/api/auth/session/{id}/receipt"),
+            ("get", "/api/audit"),
+            ("get", "/api/vault"),
+            ("post", "/api/vault/rotate"),
+            ("delete", "/api/vault/keys/{id}"),
             ("get", "/api/evidence"),
             ("get", "/api/evidence/{id}"),
             ("delete", "/api/evidence/{id}"),

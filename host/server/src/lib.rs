@@ -4,7 +4,7 @@
 //! * `app`: every route with the right it needs; router and `/openapi.json` share this source
 //! * `access`: who may pass; `request`: request ids, log line, extractors; `error`: failures as answers
 //! * one file per resource: `auth`, `sessions`, `events`, `vms`, `console`, `diagnosis`, `viewer` (page and ticket), `bridge`
-//!   (screen), `operator` (page), `credentials`, `tokens`, `images`, `builds`, `evidence`, `health`, `metrics`, `reach`, `reconcile`, `dhcp`, `assets`
+//!   (screen), `operator` (page), `credentials`, `vault`, `audit`, `tokens`, `images`, `builds`, `evidence`, `health`, `metrics`, `reach`, `reconcile`, `dhcp`, `assets`
 //! * [`demo_idp`]: the authorization server for first use
 //!
 //! A handler that panics answers 500 and the daemon lives on.
@@ -12,6 +12,7 @@
 mod access;
 mod app;
 mod assets;
+mod audit;
 mod auth;
 mod bridge;
 mod builds;
@@ -33,6 +34,7 @@ mod request;
 mod serve;
 mod sessions;
 mod tokens;
+mod vault;
 mod viewer;
 mod views;
 mod vms;

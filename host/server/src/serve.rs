@@ -107,7 +107,7 @@ pub async fn prepare(engine: &Engine) -> Result<PathBuf, ServeError> {
     {
         return Ok(path);
     }
-    let (_, token) = engine.create_token("admin.token", &[Scope::Admin]).await.map_err(admin_token)?;
+    let (_, token) = engine.create_token("admin.token", &[Scope::Admin], "daemon").await.map_err(admin_token)?;
     match files::write_atomic(&path, format!("{token}\n").as_bytes(), files::PRIVATE_FILE) {
         Ok(()) => Ok(path),
         Err(source) => Err(ServeError::WriteToken { path, source }),

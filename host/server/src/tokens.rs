@@ -4,10 +4,11 @@ use airlock_api::ErrorBody;
 use airlock_api::token::{TokenCreated, TokenList, TokenRequest};
 use airlock_engine::records::Scope;
 use airlock_protocol::Sensitive;
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 
+use crate::access::Caller;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::request::{JsonBody, PathText};
@@ -18,6 +19,7 @@ use crate::views;
     responses((status = 200, body = TokenCreated), (status = "default", body = ErrorBody)))]
 pub async fn create(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     JsonBody(body): JsonBody<TokenRequest>,
 ) -> Result<Json<TokenCreated>, ApiError> {
     if !(1..=64).contains(&body.name.chars().count()) || body.name.chars().any(char::is_control) {
@@ -25,7 +27,7 @@ pub async fn create(
         return Err(ApiError::bad_input("invalid_token_name", "the token's name cannot be used", remedy));
     }
     let scopes = scopes(&body.scopes)?;
-    let (record, token) = app.engine().create_token(&body.name, &scopes).await?;
+    let (record, token) = app.engine().create_token(&body.name, &scopes, &caller.actor()).await?;
     Ok(Json(TokenCreated { record: views::token(&record), token: Sensitive::new(token) }))
 }
 
@@ -39,13 +41,17 @@ pub async fn list(State(app): State<App>) -> Result<Json<TokenList>, ApiError> {
 /// Revoke a token at once.
 #[utoipa::path(delete, path = "/api/tokens/{id}", params(("id" = String, Path)),
     responses((status = 204, description = "revoked"), (status = "default", body = ErrorBody)))]
-pub async fn revoke(State(app): State<App>, PathText(id): PathText<String>) -> Result<StatusCode, ApiError> {
-    app.engine().revoke_token(&id).await?;
+pub async fn revoke(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    PathText(id): PathText<String>,
+) -> Result<StatusCode, ApiError> {
+    app.engine().revoke_token(&id, &caller.actor()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 fn scopes(names: &[String]) -> Result<Vec<Scope>, ApiError> {
-    let remedy = "send one or more of sessions:write, credentials:read, admin";
+    let remedy = "send one or more of sessions:write, credentials:read, credentials:write, admin";
     if names.is_empty() {
         return Err(ApiError::bad_input("invalid_scope", "a token needs a scope", remedy));
     }

@@ -121,6 +121,9 @@ pub fn credential(record: &CredentialRecord) -> CredentialView {
         provider: record.provider.clone(),
         session_id: record.session_id.to_string(),
         created_at: time(record.created_ms),
+        written_at: time(record.written_ms),
+        expires_at: record.expires_ms.map(time),
+        version: record.version,
         key_id: record.key_id.clone(),
         files: record.files.clone(),
     }

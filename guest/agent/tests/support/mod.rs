@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -15,7 +16,8 @@ use airlock_agent::login::Logins;
 use airlock_agent::login::tool::Environment;
 use airlock_agent::outbox::Outbox;
 use airlock_agent::service::take_urls;
-use airlock_protocol::message::{CredentialFile, GuestMessage, LoginEvent, LoginSpec, UrlSource};
+use airlock_protocol::login::{LoginEvent, LoginSpec, Outcome, UrlSource};
+use airlock_protocol::message::GuestMessage;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub const WITHIN: Duration = Duration::from_secs(20);
@@ -26,6 +28,8 @@ pub struct Guest {
     pub logins: Arc<Logins>,
     pub outbox: Arc<Outbox>,
     pub browser: Arc<Browser>,
+    /// Events that came beside the others.
+    pub asides: RefCell<Vec<LoginEvent>>,
     user: String,
 }
 
@@ -49,7 +53,7 @@ impl Guest {
         let browser = Arc::new(Browser::new(None, None, environment.clone()));
         let logins = Arc::new(Logins::new(environment, browser.clone(), outbox.clone()));
         let user = nix::unistd::User::from_uid(nix::unistd::Uid::effective()).unwrap().unwrap().name;
-        Self { dir, logins, outbox, browser, user }
+        Self { dir, logins, outbox, browser, asides: RefCell::default(), user }
     }
 
     pub fn with_shim(self) -> Self {
@@ -60,25 +64,30 @@ impl Guest {
     pub fn spec(&self, command: &[&str]) -> LoginSpec {
         let socket = self.dir.join("open.sock").display().to_string();
         LoginSpec {
-            login_id: "login-1".into(),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             env: BTreeMap::from([("AIRLOCK_OPEN_SOCKET".to_owned(), socket)]),
             user: self.user.clone(),
-            url_timeout_s: 20,
-            url_prefixes: vec!["https://idp.example/".into()],
-            credentials: vec![CredentialFile { path: ".tool/c.json".into(), required: vec!["/token".into()] }],
-            status_command: None,
+            ..serde_json::from_value(serde_json::json!({"login_id": "login-1", "command": [], "env": {}, "user": "",
+                "url_timeout_s": 20, "url_prefixes": ["https://idp.example/"],
+                "credentials": [{"path": ".tool/c.json", "required": ["/token"]}]}))
+            .unwrap()
         }
     }
 
-    /// The next event of the login.
+    /// The next event of the login; what only accompanies one is kept in `asides`.
     pub fn next(&self) -> LoginEvent {
         let deadline = Instant::now() + WITHIN;
         loop {
             self.outbox.clear_wake();
-            if let Some(GuestMessage::Login { login_id, event }) = self.outbox.pop() {
+            if let Some(GuestMessage::Login { login_id, event, .. }) = self.outbox.pop() {
                 assert_eq!(login_id, "login-1");
-                return event;
+                match event {
+                    LoginEvent::CallbackListening { .. }
+                    | LoginEvent::PageNotShown { .. }
+                    | LoginEvent::StatusAnswered { .. } => self.asides.borrow_mut().push(event),
+                    event => return event,
+                }
+                continue;
             }
             let left = deadline.saturating_duration_since(Instant::now()).as_millis();
             assert!(left > 0, "no event within {WITHIN:?}");
@@ -101,9 +110,9 @@ impl Guest {
         }
     }
 
-    pub fn failed(&self) -> (String, String) {
+    pub fn failed(&self) -> (Outcome, String) {
         match self.next() {
-            LoginEvent::Failed { cause, detail } => (cause, detail),
+            LoginEvent::Outcome { outcome, detail } => (outcome, detail),
             other => panic!("{other:?}"),
         }
     }

@@ -1,26 +1,32 @@
-//! Tokens, viewer tickets and the audit log. Secrets are stored as hashes only.
+//! Tokens and viewer tickets. Secrets are stored as hashes only.
 
 use airlock_domain::SessionId;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::{Store, StoreError, sql};
+use crate::audit::Act;
 use crate::records::{Scope, TokenRecord};
 
 impl Store {
     /// Records a token under the hash of its secret.
-    pub async fn add_token(&self, token: &TokenRecord, hash: &[u8]) -> Result<(), StoreError> {
+    pub async fn add_token(&self, token: &TokenRecord, hash: &[u8], actor: &str) -> Result<(), StoreError> {
+        let doing = "record a token";
         let scopes: Vec<_> = token.scopes.iter().map(|scope| scope.name()).collect();
+        let mut tx = self.begin(doing).await?;
         sqlx::query("INSERT INTO tokens (id, name, hash, scopes, created_ms) VALUES ($1, $2, $3, $4, $5)")
             .bind(&token.id)
             .bind(&token.name)
             .bind(hash)
             .bind(scopes.join(" "))
             .bind(token.created_ms)
-            .execute(&self.writer)
+            .execute(&mut *tx)
             .await
-            .map(drop)
-            .map_err(sql("record a token"))
+            .map_err(sql(doing))?;
+        let act = Act::new(actor, "token_created", token.id.as_str());
+        let act = act.with(serde_json::json!({"name": token.name, "scopes": scopes}));
+        self.append(&mut tx, &act, token.created_ms).await?;
+        tx.commit().await.map_err(sql(doing))
     }
 
     /// The live token with this hash. The look-up is by a hash of 256 bits of entropy, so its timing says nothing.
@@ -43,14 +49,21 @@ impl Store {
     }
 
     /// Revokes a token; `false` if there is no such live token.
-    pub async fn revoke_token(&self, id: &str, now_ms: i64) -> Result<bool, StoreError> {
+    pub async fn revoke_token(&self, id: &str, actor: &str, now_ms: i64) -> Result<bool, StoreError> {
+        let doing = "revoke a token";
+        let mut tx = self.begin(doing).await?;
         let done = sqlx::query("UPDATE tokens SET revoked_ms = $1 WHERE id = $2 AND revoked_ms IS NULL")
             .bind(now_ms)
             .bind(id)
-            .execute(&self.writer)
+            .execute(&mut *tx)
             .await
-            .map_err(sql("revoke a token"))?;
-        Ok(done.rows_affected() == 1)
+            .map_err(sql(doing))?;
+        if done.rows_affected() != 1 {
+            return Ok(false);
+        }
+        self.append(&mut tx, &Act::new(actor, "token_revoked", id), now_ms).await?;
+        tx.commit().await.map_err(sql(doing))?;
+        Ok(true)
     }
 
     /// Records the hash of a viewer secret (`ticket` or `cookie`), and forgets the expired ones.
@@ -105,20 +118,6 @@ impl Store {
         .await
         .map_err(sql("check a viewer cookie"))?;
         Ok(found.is_some())
-    }
-
-    /// Adds to the audit log.
-    pub async fn audit(&self, actor: &str, action: &str, subject: &str, now_ms: i64) -> Result<(), StoreError> {
-        sqlx::query("INSERT INTO audit (host, at_ms, actor, action, subject) VALUES ($1, $2, $3, $4, $5)")
-            .bind(&self.host)
-            .bind(now_ms)
-            .bind(actor)
-            .bind(action)
-            .bind(subject)
-            .execute(&self.writer)
-            .await
-            .map(drop)
-            .map_err(sql("write the audit log"))
     }
 }
 

@@ -5,28 +5,39 @@
 //! A credential does outlive it: its commit is synced (`synchronous=FULL`, which syncs everything written before it too).
 
 mod access;
+mod audit;
 mod counts;
+mod credential_leases;
 mod credentials;
 mod images;
 mod journal;
 mod leases;
+mod receipts;
 mod sessions;
+mod vault_keys;
 mod vms;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use airlock_domain::ids::IdParseError;
+use airlock_effects::secret::KeyError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, Sqlite, SqlitePool, Transaction};
 
+pub use audit::AuditFilter;
+pub use credential_leases::{CredentialName, LeaseOrder, LeaseTerms, Refused};
 pub use credentials::SealedCredential;
+pub(crate) use credentials::subject_of;
 pub use leases::LEASE_MS;
 pub use sessions::{Accepted, NewSession, Room};
 
+use crate::audit::AuditKey;
 use crate::records::UnknownName;
 
 /// The schema, step by step. A step that was released is never edited.
-const SCHEMA: [&str; 2] = [include_str!("schema/001.sql"), include_str!("schema/002.sql")];
+const SCHEMA: [&str; 3] =
+    [include_str!("schema/001.sql"), include_str!("schema/002.sql"), include_str!("schema/003.sql")];
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +60,9 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The key that signs the audit log cannot be used.
+    #[error("open the key of the audit log")]
+    AuditKey(#[from] KeyError),
     /// The database was written by a later version.
     #[error("the database has schema version {version}, this airlock knows {known}")]
     TooNew {
@@ -96,10 +110,12 @@ pub struct Store {
     /// One connection whose commits survive a power cut.
     synced: SqlitePool,
     host: String,
+    /// Signs what is written into the audit log.
+    audit_key: Arc<AuditKey>,
 }
 
 impl Store {
-    /// Opens or makes the database and brings its schema up to date.
+    /// Opens or makes the database and brings its schema up to date. The key of the audit log, `audit.key`, lies beside it.
     pub async fn open(path: &Path, host: &str) -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -120,8 +136,10 @@ impl Store {
         let pool = open(8, SqliteSynchronous::Normal).await.map_err(sql("open the database"))?;
         let writer = open(1, SqliteSynchronous::Normal).await.map_err(sql("open the database"))?;
         let synced = open(1, SqliteSynchronous::Full).await.map_err(sql("open the database"))?;
-        let store = Self { pool, writer, synced, host: host.to_owned() };
+        let audit_key = Arc::new(AuditKey::open(&path.with_file_name("audit.key"))?);
+        let store = Self { pool, writer, synced, host: host.to_owned(), audit_key };
         store.migrate().await?;
+        store.chain_older_entries().await?;
         Ok(store)
     }
 
@@ -154,6 +172,11 @@ impl Store {
         self.pool.close().await;
     }
 
+    /// Begins a transaction whose commit survives a power cut.
+    async fn begin_synced(&self, doing: &'static str) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        self.synced.begin_with("BEGIN IMMEDIATE").await.map_err(sql(doing))
+    }
+
     async fn begin(&self, doing: &'static str) -> Result<Transaction<'static, Sqlite>, StoreError> {
         self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(sql(doing))
     }
@@ -161,3 +184,5 @@ impl Store {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vault_tests;

@@ -13,7 +13,7 @@ use super::*;
 use crate::clock::Moment;
 use crate::records::{CredentialRecord, Scope, SessionClock, SessionRecord, TokenRecord, VmState};
 
-async fn store() -> (Store, tempfile::TempDir) {
+pub(super) async fn store() -> (Store, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     (Store::open(&dir.path().join("airlock.db"), "h1").await.unwrap(), dir)
 }
@@ -44,7 +44,7 @@ fn room(queue: u32) -> Room {
     }
 }
 
-async fn begin(store: &Store) -> SessionRecord {
+pub(super) async fn begin(store: &Store) -> SessionRecord {
     match store.accept(&new_session(None), &room(0)).await.unwrap() {
         Accepted::Begun(session) => session,
         other => panic!("{other:?}"),
@@ -233,6 +233,9 @@ async fn a_terminal_session_is_immutable() {
         provider: "demo".into(),
         session_id: session.id,
         created_ms: 3,
+        written_ms: 3,
+        expires_ms: None,
+        version: 0,
         key_id: "k".into(),
         files: vec!["a".into()],
     };
@@ -257,9 +260,9 @@ async fn a_ticket_is_used_once_and_only_for_its_session() {
 async fn a_revoked_token_is_gone() {
     let (store, _dir) = store().await;
     let token = TokenRecord { id: "1".into(), name: "n".into(), scopes: vec![Scope::CredentialsRead], created_ms: 0 };
-    store.add_token(&token, b"hash").await.unwrap();
+    store.add_token(&token, b"hash", "daemon").await.unwrap();
     let found = store.token_by_hash(b"hash").await.unwrap().unwrap();
     assert!(found.allows(Scope::CredentialsRead) && !found.allows(Scope::SessionsWrite));
-    assert!(store.revoke_token("1", 5).await.unwrap());
+    assert!(store.revoke_token("1", "daemon", 5).await.unwrap());
     assert_eq!(store.token_by_hash(b"hash").await.unwrap(), None);
 }

@@ -186,7 +186,7 @@ impl VmTask {
                 }
             }
             GuestMessage::Stage(report) => probe = self.on_boot(BootEvent::GuestReport(&report)).await?,
-            GuestMessage::Login { login_id, event } if login_id == self.session.id.to_string() => {
+            GuestMessage::Login { login_id, event, .. } if login_id == self.session.id.to_string() => {
                 return self.on_login(event).await;
             }
             GuestMessage::Reached { id, outcome, ms } => {

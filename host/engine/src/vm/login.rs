@@ -9,9 +9,8 @@ use airlock_protocol::message::{CapturedFile, HostMessage, LoginEvent};
 
 use super::follow::Next;
 use super::{End, VmTask};
-use crate::clock::now_ms;
+use crate::capture::{self, CaptureError};
 use crate::error::chain;
-use crate::records::CredentialRecord;
 
 impl VmTask {
     /// The machine is ready. A provider without a login hands it over at once.
@@ -42,10 +41,16 @@ impl VmTask {
             LoginEvent::PageOpened => self.move_session(Event::MachineReady, None).await?,
             LoginEvent::Captured { files, confirmed } => return self.on_captured(files, confirmed).await,
             LoginEvent::ToolExited { code, signal } => tracing::info!(%session, code, signal, "tool ended"),
-            LoginEvent::Failed { cause, detail } => {
-                let cause = cause.parse().unwrap_or(Cause::Inconclusive);
+            LoginEvent::Outcome { outcome, detail } => {
+                let cause = Cause::of_login(outcome).unwrap_or(Cause::Inconclusive);
                 return Err(Failure::new(cause, None, detail));
             }
+            LoginEvent::CallbackListening { .. }
+            | LoginEvent::UserCode { .. }
+            | LoginEvent::CodeWanted
+            | LoginEvent::CodeRefused { .. }
+            | LoginEvent::StatusAnswered { .. }
+            | LoginEvent::PageNotShown { .. } => {}
         }
         Ok(Next::Go)
     }
@@ -69,22 +74,8 @@ impl VmTask {
     /// committed is kept and tried again until the session's deadline.
     pub(super) async fn commit(&mut self) -> Result<Next, Failure> {
         let Some(files) = self.pending.as_ref() else { return Ok(Next::Go) };
-        let now = now_ms();
-        let record = CredentialRecord {
-            user_id: self.session.user_id.clone(),
-            provider: self.session.provider.clone(),
-            session_id: self.session.id,
-            created_ms: now,
-            key_id: String::new(),
-            files: Vec::new(),
-        };
-        let sealed = self
-            .ctx
-            .vault
-            .seal(record, files)
-            .map_err(|error| Failure::new(Cause::Inconclusive, None, chain(&error)))?;
-        match self.ctx.store.complete(&sealed, now).await {
-            Ok(true) => {
+        match capture::commit(&self.ctx.store, &self.ctx.vault, &self.session, files).await {
+            Ok(Some(now)) => {
                 self.pending = None;
                 self.publish_state(SessionState::Completed, None, now);
                 if let Some(control) = &self.control {
@@ -93,12 +84,13 @@ impl VmTask {
                 }
                 Ok(Next::End(End::Completed))
             }
-            Ok(false) => Ok(Next::End(End::Cancelled)),
-            Err(error) if Instant::now() < self.deadline => {
+            Ok(None) => Ok(Next::End(End::Cancelled)),
+            Err(error @ CaptureError::Seal(_)) => Err(Failure::new(Cause::Inconclusive, None, chain(&error))),
+            Err(CaptureError::Commit(error)) if Instant::now() < self.deadline => {
                 tracing::error!(session = %self.session.id, error = chain(&error), "credential not committed yet");
                 Ok(Next::Go)
             }
-            Err(error) => Err(super::store_failure(&error, None)),
+            Err(CaptureError::Commit(error)) => Err(super::store_failure(&error, None)),
         }
     }
 }

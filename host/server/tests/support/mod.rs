@@ -83,12 +83,12 @@ impl Api {
         let engine = Engine::open(config).await.unwrap();
         let (close, closing) = watch::channel(None);
         let router = airlock_server::router(engine.clone(), closing);
-        let (_, admin) = engine.create_token("test", &[Scope::Admin]).await.unwrap();
+        let (_, admin) = engine.create_token("test", &[Scope::Admin], "test").await.unwrap();
         Self { engine, router, admin, _close: close, _namespace: namespace, state }
     }
 
     pub async fn token(&self, scope: Scope) -> String {
-        self.engine.create_token("scoped", &[scope]).await.unwrap().1
+        self.engine.create_token("scoped", &[scope], "test").await.unwrap().1
     }
 
     pub async fn send(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: &str) -> Answer {
