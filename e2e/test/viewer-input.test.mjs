@@ -233,7 +233,7 @@ test("keys, clipboard and tools of the screen", { timeout: 90_000 }, async (t) =
     assert.equal(await paste.isVisible("#login-give"), false);
     await paste.fill("#login-code", "wrong");
     await paste.press("#login-code", "Enter");
-    await paste.waitForFunction(() => /did not take this code.*copy the whole code/.test(document.querySelector("#login-note").textContent));
+    await paste.waitForFunction(() => /did not take this code\. Copy the whole code/.test(document.querySelector("#login-note").textContent));
     assert.equal(await paste.inputValue("#login-code"), "wrong", "what was refused can be mended");
     await paste.fill("#login-code", " ac_0123#state ");
     await paste.click("#login-send");

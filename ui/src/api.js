@@ -15,6 +15,12 @@ export class ApiError extends Error {
   }
 }
 
+/** What an error says and what to do about it, as sentences. */
+export function wordsOf({ message, remedy }) {
+  const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+  return [message, remedy].filter(Boolean).map(sentence).join(" ");
+}
+
 /** Client of one session; `page` is the location of the viewer page, `/api/auth/session/{id}/novnc`. */
 export function sessionApi(page) {
   const base = page.pathname.replace(/\/novnc\/?$/, "");

@@ -1,6 +1,7 @@
 // What a sign-in without a callback needs from the person: a code to carry to the page (device code, RFC 8628), or a place for the code
 // that the page shows at its end (paste code). Shown only where the session's `login` says so.
 
+import { wordsOf } from "./api.js";
 import { announce, byId } from "./dom.js";
 
 /** What to show for a session's `login`: `{userCode, address, wanted}`, or `null` for nothing. Pure. */
@@ -31,7 +32,7 @@ export function wireLogin({ sendCode, screen, back }) {
       field.value = "";
       say("Sent. The tool checks it now.");
     } catch (error) {
-      say([error.message, error.remedy].filter(Boolean).join(". "));
+      say(wordsOf(error));
       field.focus();
     }
     button.disabled = false;

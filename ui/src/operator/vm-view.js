@@ -14,6 +14,10 @@ export function openVm(api, id, { now, changed }) {
   let diagnosed = "";
   let shown = {};
 
+  byId("diagnosis-summary").textContent = "";
+  byId("diagnosis-evidence").hidden = true;
+  byId("console-state").textContent = "";
+  byId("vm-state").textContent = "";
   byId("vm-title").textContent = `Machine ${shortId(id)}`;
   byId("timeline-rows").replaceChildren();
   byId("vm-facts").replaceChildren();
@@ -22,10 +26,10 @@ export function openVm(api, id, { now, changed }) {
   byId("console-follow").onchange = (event) => {
     if (event.target.checked) byId("console").scrollTop = byId("console").scrollHeight;
   };
+  for (const button of ["vm-destroy", "vm-cancel"]) byId(button).hidden = true;
   byId("vm-destroy").onclick = () => destroyVm(shown.vm, api, changed);
   byId("vm-cancel").onclick = () => cancelSession(shown.session, api, changed);
   byId("diagnosis-again").onclick = () => diagnose();
-  followConsole(api, id, closing.signal);
 
   async function diagnose() {
     byId("diagnosis-again").disabled = true;
@@ -57,6 +61,7 @@ export function openVm(api, id, { now, changed }) {
       byId("vm-facts").replaceChildren(...factsOf(vm, session, now()).map(([term, value]) => make("div", "fact", make("dt", "", term), make("dd", "", value))));
       const key = `${vm.state} ${vm.stage === "ready"}`;
       const first = diagnosed === "";
+      if (first) followConsole(api, id, closing.signal);
       if (diagnosed !== key) diagnose();
       // A machine that is gone has its whole timeline already.
       if (first || !vm.endedAt || diagnosed !== key) timeline();

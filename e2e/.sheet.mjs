@@ -1,0 +1,10 @@
+import { openBrowser } from "./browser.mjs";
+const [out, h, ...files] = process.argv.slice(2);
+const { context, close } = await openBrowser({ viewport: { width: 1600, height: 900 } });
+const page = await context.newPage();
+const { readFileSync } = await import("node:fs");
+const dir = "/work/main/artifacts/stand-ins/";
+await page.setContent(`<body style="margin:4px;background:#888;display:flex;flex-wrap:wrap;gap:6px">${files.map((f) => `<img style="height:${h}px" src="data:image/png;base64,${readFileSync(dir + f + ".png").toString("base64")}">`).join("")}`);
+await page.waitForTimeout(300);
+await page.screenshot({ path: out, fullPage: true });
+await close();

@@ -1,0 +1,51 @@
+import { createServer } from "node:http";
+import { openBrowser } from "./browser.mjs";
+import { startDaemon } from "./mock/daemon.mjs";
+import { startMachine } from "./mock/machine.mjs";
+let last = {};
+const server = createServer((req, res) => {
+  let b = ""; req.on("data", (c) => (b += c)); req.on("end", () => {
+    if (req.method === "POST") { last = JSON.parse(b); return res.end(); }
+    res.setHeader("content-type", "text/html; charset=utf-8");
+    res.end(`<!doctype html><meta charset=utf-8><title>t</title><body style="background:#0b3d5c"><textarea id=a autofocus style="position:fixed;inset:0;width:100%;height:100%;font-size:30px"></textarea><script>
+    a.focus(); a.oninput=()=>fetch("/",{method:"POST",body:JSON.stringify({text:a.value})}); addEventListener("copy",()=>fetch("/",{method:"POST",body:JSON.stringify({copied:String(a.value)})}));</script>`);
+  });
+});
+await new Promise((d) => server.listen(0, "127.0.0.1", d));
+const machine = await startMachine(`http://127.0.0.1:${server.address().port}/`);
+const daemon = await startDaemon({ vnc: { host: "127.0.0.1", port: machine.port }, speed: 20 });
+const b = await openBrowser();
+await b.context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: daemon.url });
+const page = await b.context.newPage();
+await page.goto(daemon.link("live"));
+await page.waitForSelector("body[data-view=screen][data-screen=connected]");
+const wait = async (what, f, ms = 40000) => { const e = Date.now() + ms; while (!f()) { if (Date.now() > e) return console.log("NOT", what, JSON.stringify(last)); await new Promise((d) => setTimeout(d, 50)); } console.log("ok", what, JSON.stringify(last)); };
+await page.waitForTimeout(15000);
+const box = await page.locator("#screen canvas").boundingBox();
+await page.mouse.click(box.x + box.width / 2, box.y + box.height / 2);
+await page.keyboard.type("@{}~");
+await wait("keys", () => last.text === "@{}~");
+await page.keyboard.type("éß한€");
+await wait("insert", () => last.text === "@{}~éß한€");
+await page.keyboard.press("Control+a"); await page.keyboard.press("Backspace");
+await page.evaluate(() => navigator.clipboard.writeText("paste @{}~éß한€\nline"));
+await page.keyboard.press("Control+v");
+await wait("paste", () => last.text === "paste @{}~éß한€\nline");
+await page.keyboard.press("Control+a");
+await page.waitForTimeout(800);
+console.log("clip-out after select only:", JSON.stringify(await page.inputValue("#clip-out")));
+await page.keyboard.press("Control+c");
+await page.waitForTimeout(1500);
+console.log("clip-out after copy:", JSON.stringify(await page.inputValue("#clip-out")));
+await page.keyboard.press("Control+a"); await page.keyboard.press("Backspace");
+await page.click("#tool-clipboard");
+await page.fill("#clip-in", "typed @{}~éß한€ㅎ漢字😀 long text ".repeat(3));
+await page.click("#clip-type");
+await wait("type it", () => last.text === "typed @{}~éß한€ㅎ漢字😀 long text ".repeat(3));
+await page.fill("#clip-in", "panel");
+await page.keyboard.press("F6");
+await page.keyboard.press("Control+a");
+await page.click("#clip-paste");
+await wait("panel paste", () => last.text === "panel");
+await page.screenshot({ path: "/tmp/ui-sheets/try.png" });
+await b.close(); await daemon.close(); await machine.close(); server.closeAllConnections(); server.close();
