@@ -19,6 +19,7 @@ use x11rb::protocol::xproto::{
 use x11rb::rust_connection::RustConnection;
 
 use crate::painted::{Sample, rgb};
+use crate::screen_due::Seen;
 use crate::socket_wait;
 use crate::timeline::Timeline;
 
@@ -48,11 +49,11 @@ pub enum DisplayError {
     Id(#[from] x11rb::errors::ReplyOrIdError),
 }
 
-/// Watches for ever.
-pub fn watch(display: &Display, timeline: &Arc<Timeline>) {
+/// Watches for ever, and notes in `seen` how much of the screen is the page.
+pub fn watch(display: &Display, timeline: &Arc<Timeline>, seen: &Seen) {
     // A display that comes and goes at once (a crash loop of the server) is not hammered: each turn waits for its socket.
     loop {
-        if let Err(error) = watch_once(display, timeline)
+        if let Err(error) = watch_once(display, timeline, seen)
             && let DisplayError::Connect(_) | DisplayError::Socket(_) = error
         {
             timeline.failed(
@@ -65,12 +66,13 @@ pub fn watch(display: &Display, timeline: &Arc<Timeline>) {
     }
 }
 
-fn watch_once(display: &Display, timeline: &Timeline) -> Result<(), DisplayError> {
+fn watch_once(display: &Display, timeline: &Timeline, seen: &Seen) -> Result<(), DisplayError> {
     let socket = PathBuf::from(format!("/tmp/.X11-unix/X{}", display.number));
     drop(socket_wait::connect(&socket)?);
     let (connection, screen) = x11rb::connect(Some(&format!(":{}", display.number)))?;
     timeline.reached(Stage::DisplayUp, &[("display", format!(":{}", display.number).into())]);
-    let mut watcher = Watcher { connection, screen, class: display.browser_class.clone(), browser_up: false };
+    let mut watcher =
+        Watcher { connection, screen, class: display.browser_class.clone(), browser_up: false, seen: seen.clone() };
     watcher.subscribe()?;
     watcher.look(timeline)?;
     while !watcher.look_after_event(timeline)? {}
@@ -85,6 +87,7 @@ struct Watcher {
     screen: usize,
     class: String,
     browser_up: bool,
+    seen: Seen,
 }
 
 impl Watcher {
@@ -123,6 +126,7 @@ impl Watcher {
             return Ok(false);
         }
         let sample = self.sample()?;
+        self.seen.note(sample.percent());
         if sample.is_painted() {
             timeline.reached(Stage::PagePainted, &[("percent", sample.percent().into())]);
         }
