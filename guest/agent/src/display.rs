@@ -4,13 +4,14 @@
 //! was seen is waited for again; stages that were reached stay reached.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use airlock_protocol::Stage;
 use airlock_protocol::guest_config::Display;
 use x11rb::connection::Connection;
-use x11rb::errors::ReplyError;
+use x11rb::errors::{ConnectError, ReplyError};
 use x11rb::protocol::Event;
 use x11rb::protocol::damage::{ConnectionExt as _, ReportLevel};
 use x11rb::protocol::xproto::{
@@ -18,8 +19,9 @@ use x11rb::protocol::xproto::{
 };
 use x11rb::rust_connection::RustConnection;
 
+use crate::facts::processes::LOGS;
 use crate::painted::{Sample, rgb};
-use crate::screen_due::Seen;
+use crate::screen_due::{Seen, last_words};
 use crate::socket_wait;
 use crate::timeline::Timeline;
 
@@ -29,6 +31,9 @@ const PIXEL_STEP: usize = 8;
 /// Window managers put windows into frames, these sometimes into another one.
 const FRAME_DEPTH: u8 = 3;
 
+/// Pause after a server that went away while it was greeted.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// Why watching ended.
 #[derive(Debug, thiserror::Error)]
 pub enum DisplayError {
@@ -37,7 +42,7 @@ pub enum DisplayError {
     Socket(#[from] io::Error),
     /// The server refused us.
     #[error("connect to the X display")]
-    Connect(#[from] x11rb::errors::ConnectError),
+    Connect(#[from] ConnectError),
     /// The connection broke.
     #[error("talk to the X display")]
     Connection(#[from] x11rb::errors::ConnectionError),
@@ -53,15 +58,16 @@ pub enum DisplayError {
 pub fn watch(display: &Display, timeline: &Arc<Timeline>, seen: &Seen) {
     // A display that comes and goes at once (a crash loop of the server) is not hammered: each turn waits for its socket.
     loop {
-        if let Err(error) = watch_once(display, timeline, seen)
-            && let DisplayError::Connect(_) | DisplayError::Socket(_) = error
-        {
-            timeline.failed(
-                Stage::DisplayUp,
-                None,
-                &format!("{error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default()),
-            );
-            return;
+        match watch_once(display, timeline, seen) {
+            // It died under our hands, maybe while it started. Init starts it again, and says so when it does not stay.
+            Err(DisplayError::Connect(ConnectError::IoError(_))) => std::thread::sleep(AGAIN),
+            Err(error @ (DisplayError::Connect(_) | DisplayError::Socket(_))) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                let words = last_words(Path::new(LOGS));
+                timeline.failed(Stage::DisplayUp, None, &format!("{error}: {source}{words}"));
+                return;
+            }
+            _ => {}
         }
     }
 }

@@ -107,7 +107,7 @@ impl ScreenDue {
 }
 
 /// What the programs wrote last, who wrote last first: `; firefox: line | line; xvnc: line`. Without secrets, and short.
-fn last_words(logs: &Path) -> String {
+pub fn last_words(logs: &Path) -> String {
     let mut found: Vec<_> = fs::read_dir(logs)
         .into_iter()
         .flatten()
