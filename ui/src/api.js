@@ -17,8 +17,12 @@ export class ApiError extends Error {
 
 /** What an error says and what to do about it, as sentences. */
 export function wordsOf({ message, remedy }) {
-  const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
   return [message, remedy].filter(Boolean).map(sentence).join(" ");
+}
+
+/** A text as a sentence. */
+export function sentence(text) {
+  return text && `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 }
 
 /** Client of one session; `page` is the location of the viewer page, `/api/auth/session/{id}/novnc`. */
@@ -52,6 +56,11 @@ export function sessionApi(page) {
     async sendCode(code) {
       const headers = { "content-type": "application/json" };
       await answered(fetch(`${base}/code`, { method: "POST", headers, body: JSON.stringify({ code }) }));
+    },
+
+    /** Lets the tool begin its login again, in the same machine. */
+    async retry() {
+      await answered(fetch(`${base}/retry`, { method: "POST" }));
     },
 
     /** The live events (SSE): `state` and `stage`. */

@@ -19,7 +19,7 @@ import { wireLogin } from "./login-panel.js";
 import { drawHistory, drawOutcome, wireOutcome } from "./outcome-view.js";
 import { wireScreenKeys } from "./screen-keys.js";
 import { keepScreen } from "./screen.js";
-import { isOver, statusText, toolOf, viewOf } from "./session.js";
+import { isBare, isOver, statusText, toolOf, viewOf } from "./session.js";
 import { addReport, formatMoment, noReports } from "./stages.js";
 import { wireTools } from "./tools.js";
 import { wireZoom } from "./zoom.js";
@@ -65,7 +65,7 @@ const refresh = followSession(api, {
 
 const cancelDialog = wireCancel(() => api.cancel(), back);
 const drawDeadline = wireDeadline({ moreTime: () => api.moreTime(), onSession: take, back });
-const drawLogin = wireLogin({ sendCode: (code) => api.sendCode(code), screen: usable, back });
+const drawLogin = wireLogin({ sendCode: (code) => api.sendCode(code), retry: () => api.retry(), screen: usable, back });
 const clipboard = wireClipboard({ screen: usable, back });
 const tools = wireTools({ focus: focusScreen });
 const startZoom = wireZoom();
@@ -124,8 +124,9 @@ function draw() {
   page.state = session.state;
   page.view = view;
   drawBar();
+  const bare = isBare({ state: session.state, reports });
   const waiting = session.state === "queued" ? statusText("queued", session.queuePosition) : "";
-  drawBoot(reports, { over: over(), connected: page.screen === "connected", waiting });
+  drawBoot(reports, { over: over(), connected: page.screen === "connected", waiting, bare });
   drawVeil();
   drawLogin(over() ? null : session.login);
   if (view === "outcome" && changedState) drawOutcome(session, verdict);

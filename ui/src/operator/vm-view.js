@@ -1,6 +1,7 @@
 // One machine: its verdict, timeline, facts and console. The verdict is asked for when the machine is opened and when its state
 // changes, since a diagnosis looks at the host and is not free.
 
+import { sentence } from "../api.js";
 import { byId, make } from "../dom.js";
 import { isOver } from "../session.js";
 import { drawChart } from "./chart.js";
@@ -78,9 +79,9 @@ export function openVm(api, id, { now, changed }) {
 function drawVerdict(verdict) {
   const tone = { healthy: "good", inconclusive: "quiet", unknown: "quiet", reachable_but_pending: "busy" }[verdict.verdict] ?? "bad";
   byId("diagnosis").dataset.tone = tone;
-  byId("diagnosis-summary").textContent = verdict.summary;
+  byId("diagnosis-summary").textContent = sentence(verdict.summary);
   const facts = [
-    ["Verdict", code(verdict.verdict)], ["First missing stage", verdict.stage && code(verdict.stage)], ["What to do", verdict.remedy],
+    ["Verdict", code(verdict.verdict)], ["First missing stage", verdict.stage && code(verdict.stage)], ["What to do", verdict.verdict !== "healthy" && verdict.remedy],
     ["Also", verdict.also.length > 0 && code(verdict.also.join(", "))],
   ];
   byId("diagnosis-facts").replaceChildren(
