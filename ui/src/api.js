@@ -15,16 +15,6 @@ export class ApiError extends Error {
   }
 }
 
-/** What an error says and what to do about it, as sentences. */
-export function wordsOf({ message, remedy }) {
-  return [message, remedy].filter(Boolean).map(sentence).join(" ");
-}
-
-/** A text as a sentence. */
-export function sentence(text) {
-  return text && `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
-}
-
 /** Client of one session; `page` is the location of the viewer page, `/api/auth/session/{id}/novnc`. */
 export function sessionApi(page) {
   const base = page.pathname.replace(/\/novnc\/?$/, "");

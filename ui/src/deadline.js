@@ -1,8 +1,8 @@
 // The time that is left, and more of it.
 
-import { wordsOf } from "./api.js";
 import { countdown } from "./countdown.js";
 import { announce, byId } from "./dom.js";
+import { wordsOf } from "./words.js";
 
 const SOON_MS = 120_000;
 

@@ -1,8 +1,8 @@
 // What a sign-in without a callback needs from the person: a code to carry to the page (device code, RFC 8628), or a place for the code
 // that the page shows at its end (paste code). Shown only where the session's `login` says so.
 
-import { wordsOf } from "./api.js";
 import { announce, byId } from "./dom.js";
+import { wordsOf } from "./words.js";
 
 /** How a try of the tool ended, in words; those that end the session are not here. */
 const ENDS = {

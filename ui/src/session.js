@@ -1,6 +1,6 @@
 // What a session's state means for the page. Pure.
 
-import { sentence } from "./api.js";
+import { sentence } from "./words.js";
 
 const OVER = new Set(["completed", "failed", "cancelled", "expired"]);
 

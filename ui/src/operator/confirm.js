@@ -1,7 +1,7 @@
 // The question before anything is ended. The dialog stays open with the reason where the daemon refuses.
 
-import { wordsOf } from "../api.js";
 import { byId } from "../dom.js";
+import { wordsOf } from "../words.js";
 
 /** Asks; runs `go()` on yes. Returns whether it was done. */
 export function confirmThen({ title, text, label }, go) {

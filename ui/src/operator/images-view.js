@@ -1,7 +1,7 @@
 // Images and their builds. A build that runs is followed by its events, which bring its progress and the lines of its log.
 
-import { wordsOf } from "../api.js";
 import { byId, make } from "../dom.js";
+import { wordsOf } from "../words.js";
 import { confirmThen } from "./confirm.js";
 import { drawRows, fillRow, makeRow } from "./rows.js";
 import { agoText, buildProgress, shortId, sizeText, spanText, stateText, toneOf } from "./words.js";

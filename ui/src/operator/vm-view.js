@@ -1,9 +1,9 @@
 // One machine: its verdict, timeline, facts and console. The verdict is asked for when the machine is opened and when its state
 // changes, since a diagnosis looks at the host and is not free.
 
-import { sentence } from "../api.js";
 import { byId, make } from "../dom.js";
 import { isOver } from "../session.js";
+import { sentence } from "../words.js";
 import { drawChart } from "./chart.js";
 import { followConsole } from "./console-view.js";
 import { cancelSession, destroyVm } from "./overview.js";
