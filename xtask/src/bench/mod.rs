@@ -11,6 +11,7 @@ mod phases;
 mod qemu;
 mod reference;
 mod reference_image;
+mod viewer;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -24,6 +25,8 @@ pub enum Bench {
     Classify(classify::Args),
     /// Host overhead per start, request to VMM spawned: one at a time, many at once, and beside many live VMs.
     Overhead(overhead::Args),
+    /// The screen bridge against a plain TCP relay: throughput and added latency.
+    Viewer(viewer::Args),
 }
 
 /// Runs one bench.
@@ -32,6 +35,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Boot(args) => boot::run(args),
         Bench::Classify(args) => classify::run(args),
         Bench::Overhead(args) => overhead::run(args),
+        Bench::Viewer(args) => viewer::run(args),
     }
 }
 
