@@ -125,7 +125,13 @@ test("a session's life on the page", { timeout: 120_000 }, async (t) => {
   await t.test("a screen that was put to rest comes back when it is asked for", async () => {
     const page = await view("awaiting");
     const shown = vnc.seen.viewers;
+    // Also where a part of the screen is shown: what is said about it does not scroll away with it.
+    await page.click("#tool-zoom");
+    await page.evaluate(() => document.querySelector("#scroller").scrollTo(9999, 9999));
     daemon.dropScreens(4008);
+    await page.waitForSelector("#resume");
+    const { x, y, width } = await page.locator("#resume").boundingBox();
+    assert.ok(x > 0 && x + width < 1280 && y > 60 && y < 800, `${x}, ${y}`);
     await page.click("#resume");
     await ready(page);
     assert.equal(vnc.seen.viewers, shown + 1);
