@@ -61,7 +61,7 @@ async function stay() {
     if (screen !== "connected") report.disconnects += 1;
   });
   const until = started + Number(options.minutes) * 60_000;
-  for (let due = started; due < until; due += INPUT_EVERY_MS) {
+  for (let due = started; due <= until; due += INPUT_EVERY_MS) {
     await new Promise((done) => setTimeout(done, Math.max(0, due - Date.now())));
     await input(site);
     report.minutes = Math.round((Date.now() - started) / 6000) / 10;

@@ -127,6 +127,11 @@ export async function startDaemon({ vnc = null, speed = 1 } = {}) {
       return json(response, 200, session.session());
     }
     if (rest === "/heartbeat") return json(response, 200, session.moreTime());
+    if (rest === "/retry") {
+      const { userCode, outcome, ...login } = session.session().login;
+      session.patch({ login: { ...login, codeWanted: true, attempt: 2 } });
+      return json(response, 200, session.session());
+    }
     if (rest !== "/code") return refuse(response, 404, "no such page");
     const { code } = JSON.parse(body);
     if (code === "wrong") return refuse(response, 422, "the tool did not take this code", "copy the whole code from the page and send it again");

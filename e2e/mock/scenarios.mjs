@@ -35,6 +35,12 @@ export const SCENARIOS = {
     stages: stages(22),
     screen: true,
   },
+  "login-denied": {
+    session: { state: "awaiting_user", provider: "codex", providerName: "Codex", login: { flow: "loopback", codeWanted: false, attempt: 1, outcome: "denied" } },
+    stages: stages(22),
+    screen: true,
+  },
+  bare: { session: { state: "awaiting_user", provider: "shell", providerName: "Bare machine" }, stages: BOOT.filter(([stage]) => !/display|browser|page/.test(stage)).map(([stage, atMs]) => ({ stage, ok: true, atMs })) },
   capturing: { session: { state: "capturing" }, stages: stages(22), screen: true },
   completed: { session: { state: "completed" }, stages: stages(22) },
   cancelled: { session: { state: "cancelled" }, stages: stages(15) },

@@ -233,13 +233,20 @@ test("keys, clipboard and tools of the screen", { timeout: 90_000 }, async (t) =
     assert.equal(await paste.isVisible("#login-give"), false);
     await paste.fill("#login-code", "wrong");
     await paste.press("#login-code", "Enter");
-    await paste.waitForFunction(() => /did not take this code.*copy the whole code/.test(document.querySelector("#login-note").textContent));
+    await paste.waitForFunction(() => /did not take this code\. Copy the whole code/.test(document.querySelector("#login-note").textContent));
     assert.equal(await paste.inputValue("#login-code"), "wrong", "what was refused can be mended");
     await paste.fill("#login-code", " ac_0123#state ");
     await paste.click("#login-send");
     await paste.waitForSelector("#login-panel", { state: "hidden" });
     assert.deepEqual(daemon.asked.at(-1), ["/code", JSON.stringify({ code: "ac_0123#state" })]);
     await paste.close();
+    const denied = await view("login-denied");
+    assert.equal(await denied.textContent("#login-outcome"), "You or the provider said no.");
+    await denied.click("#login-retry");
+    await denied.waitForSelector("#login-form");
+    assert.equal(await denied.isVisible("#login-again"), false);
+    assert.deepEqual(daemon.asked.at(-1), ["/retry", ""]);
+    await denied.close();
     assert.equal(await page.isVisible("#login-panel"), false, "a sign-in without codes shows none of it");
   });
 

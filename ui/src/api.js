@@ -48,6 +48,11 @@ export function sessionApi(page) {
       await answered(fetch(`${base}/code`, { method: "POST", headers, body: JSON.stringify({ code }) }));
     },
 
+    /** Lets the tool begin its login again, in the same machine. */
+    async retry() {
+      await answered(fetch(`${base}/retry`, { method: "POST" }));
+    },
+
     /** The live events (SSE): `state` and `stage`. */
     events() {
       return new EventSource(`${base}/events`);

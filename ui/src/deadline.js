@@ -2,6 +2,7 @@
 
 import { countdown } from "./countdown.js";
 import { announce, byId } from "./dom.js";
+import { wordsOf } from "./words.js";
 
 const SOON_MS = 120_000;
 
@@ -24,8 +25,8 @@ export function wireDeadline({ moreTime, onSession, back }) {
       onSession(session);
       announce(won > 0 ? byId("countdown-spoken").textContent : "This sign-in cannot last any longer.");
     } catch (error) {
-      announce(`There is no more time: ${error.message}`);
-      button.title = error.message;
+      announce(`There is no more time. ${wordsOf(error)}`, { important: true });
+      button.title = wordsOf(error);
     }
     button.disabled = false;
     button.textContent = "More time";

@@ -2,19 +2,37 @@
 // that the page shows at its end (paste code). Shown only where the session's `login` says so.
 
 import { announce, byId } from "./dom.js";
+import { wordsOf } from "./words.js";
 
-/** What to show for a session's `login`: `{userCode, address, wanted}`, or `null` for nothing. Pure. */
+/** How a try of the tool ended, in words; those that end the session are not here. */
+const ENDS = {
+  denied: "You or the provider said no.",
+  expired: "The provider’s time for this sign-in is over.",
+  invalid_code: "The code was not right.",
+  device_flow_not_enabled: "This account does not allow a sign-in by code.",
+  account_not_eligible: "The provider does not serve this account.",
+  timed_out: "The tool waited too long.",
+  no_egress: "The tool does not reach its provider.",
+  credential_stale: "The tool kept an older sign-in.",
+  credential_malformed: "What the tool stored cannot be used.",
+  credential_rejected: "The tool does not accept its own sign-in.",
+};
+const OTHER_END = "The tool ended without signing in.";
+
+/** What to show for a session's `login`: `{userCode, address, wanted, ended, attempt}`, or `null` for nothing. Pure. */
 export function loginNeeds(login) {
-  const { userCode, verificationUrl, codeWanted } = login ?? {};
-  if (!userCode && !codeWanted) return null;
-  return { userCode: userCode ?? "", address: userCode ? (verificationUrl ?? "") : "", wanted: Boolean(codeWanted) };
+  const { userCode = "", verificationUrl = "", codeWanted = false, outcome, attempt = 1 } = login ?? {};
+  if (outcome === "completed" || outcome === "cancelled") return null;
+  const ended = outcome ? (ENDS[outcome] ?? OTHER_END) : "";
+  if (ended) return { userCode: "", address: "", wanted: false, ended, attempt };
+  return userCode || codeWanted ? { userCode, address: userCode && verificationUrl, wanted: codeWanted, ended, attempt } : null;
 }
 
 /**
- * Wires the panel: `sendCode(code)` is a promise that fails with words for the person; `screen()` is the screen or null.
+ * Wires the panel: `sendCode(code)` and `retry()` are promises that fail with words for the person; `screen()` is the screen or null.
  * Returns `draw(login)`.
  */
-export function wireLogin({ sendCode, screen, back }) {
+export function wireLogin({ sendCode, retry, screen, back }) {
   const field = byId("login-code");
   const note = byId("login-note");
   const button = byId("login-send");
@@ -31,10 +49,22 @@ export function wireLogin({ sendCode, screen, back }) {
       field.value = "";
       say("Sent. The tool checks it now.");
     } catch (error) {
-      say([error.message, error.remedy].filter(Boolean).join(". "));
+      say(wordsOf(error));
       field.focus();
     }
     button.disabled = false;
+  });
+
+  byId("login-retry").addEventListener("click", async () => {
+    byId("login-retry").disabled = true;
+    say("Beginning again");
+    try {
+      await retry();
+      back();
+    } catch (error) {
+      say(wordsOf(error));
+    }
+    byId("login-retry").disabled = false;
   });
 
   byId("login-copy").addEventListener("click", async () => {
@@ -72,6 +102,13 @@ export function wireLogin({ sendCode, screen, back }) {
     byId("login-address").hidden = !needs.address;
     byId("login-address-text").textContent = needs.address;
     byId("login-form").hidden = !needs.wanted;
-    announce(needs.userCode ? `The page asks for this code: ${[...needs.userCode].join(" ")}` : "The tool waits for a code. The field for it is above the screen.");
+    byId("login-again").hidden = !needs.ended;
+    byId("login-outcome").textContent = needs.ended;
+    announce(newsOf(needs), { important: true });
   };
+}
+
+function newsOf({ userCode, ended }) {
+  if (ended) return `${ended} There is a button to try again above the screen.`;
+  return userCode ? `The page asks for this code: ${[...userCode].join(" ")}` : "The tool waits for a code. The field for it is above the screen.";
 }

@@ -160,7 +160,7 @@ function draw() {
   if (page.view === "vm") {
     const vm = known.vms.find((one) => openedRoute.endsWith(one.id));
     if (vm) opened.draw({ vm, session: known.sessions.find((one) => one.vmId === vm.id) });
-    else byId("vm-state").textContent = "not known here";
+    else byId("vm-state").textContent = "not there yet, or not any more";
   }
   speakChanges();
 }
@@ -185,5 +185,9 @@ function drawStale() {
   const stale = byId("stale");
   const lost = page.link === "lost";
   stale.hidden = !lost;
+  if (lost) {
+    byId("health").dataset.tone = "quiet";
+    byId("health-text").textContent = "No answer";
+  }
   if (lost) stale.textContent = known ? `The daemon has not answered for ${spanText(Date.now() - knownAt)}. Trying again.` : "The daemon does not answer. Trying again.";
 }

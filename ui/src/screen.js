@@ -14,6 +14,9 @@ import RFB from "@novnc/novnc";
 import { afterClose } from "./closing.js";
 import { KEYS, keysymsOf } from "./typing.js";
 
+/** A machine that is slow asks for a pasted text as late as this. */
+const ASKED_WITHIN_MS = 10_000;
+
 /**
  * Keeps a screen in `target`. Calls `onPhase("connecting" | "connected" | "waiting" | "resting" | "stopped", {code})` and
  * `onCopied(text)`, which returns whether that was a copy and not only a selection; asks `sessionOver()`.
@@ -25,6 +28,7 @@ export function keepScreen(target, still, { open, onPhase, onCopied, sessionOver
   let stopped = false;
   let resting = false;
   let pasted = "";
+  let pastedAt = -Infinity;
 
   function connect() {
     timer = null;
@@ -44,9 +48,10 @@ export function keepScreen(target, still, { open, onPhase, onCopied, sessionOver
       onPhase("connected", {});
     });
     rfb.addEventListener("clipboard", (event) => {
-      if (onCopied(event.detail.text)) pasted = "";
-      // Whatever the machine sends makes noVNC forget what we put there, also while the machine is about to ask for it.
-      else if (pasted) rfb?.clipboardPasteFrom(pasted);
+      if (onCopied(event.detail.text)) pastedAt = -Infinity;
+      // Whatever the machine sends makes noVNC forget what we put there, also while the machine is about to ask for it. Later the text may
+      // be another viewer's, and is left alone.
+      else if (performance.now() - pastedAt < ASKED_WITHIN_MS) rfb?.clipboardPasteFrom(pasted);
     });
     // The daemon authenticates to the machine; a screen that asks us for a password cannot be used.
     rfb.addEventListener("credentialsrequired", () => rfb?.disconnect());
@@ -120,6 +125,7 @@ export function keepScreen(target, still, { open, onPhase, onCopied, sessionOver
     /** Puts a text on the machine's clipboard. */
     paste(text) {
       pasted = text;
+      pastedAt = performance.now();
       rfb?.clipboardPasteFrom(text);
     },
   };

@@ -1,5 +1,7 @@
 // What a session's state means for the page. Pure.
 
+import { sentence } from "./words.js";
+
 const OVER = new Set(["completed", "failed", "cancelled", "expired"]);
 
 /** Whether a state is final. */
@@ -15,6 +17,11 @@ export function viewOf({ state, connected, painted }) {
   if (isOver(state) || state === "refused") return "outcome";
   const usable = painted || state === "awaiting_user" || state === "capturing";
   return connected && usable ? "screen" : "boot";
+}
+
+/** Whether the machine is ready and shows nothing, since it has no screen. */
+export function isBare({ state, reports }) {
+  return state === "awaiting_user" && Boolean(reports.get("ready")?.ok) && !reports.has("display_up");
 }
 
 /** One line on what happens now, for the top bar and screen readers. `place` is that of a session that waits, from 1. */
@@ -96,7 +103,7 @@ function failed(session, verdict) {
   const error = session.error ?? {};
   const found = verdict && !NO_CAUSE.has(verdict.verdict) ? verdict : null;
   const facts = [
-    ["What to do", found?.remedy || error.remedy || session.remedy || "Start a new sign-in. If it fails again, tell whoever runs Airlock here."],
+    ["What to do", sentence(found?.remedy || error.remedy || session.remedy) || "Start a new sign-in. If it fails again, tell whoever runs Airlock here."],
     ["Failed step", found?.stage ?? error.stage ?? session.stage, "stage"],
     ["Cause", found?.verdict ?? error.cause ?? session.cause, "code"],
     ["Evidence", verdict?.evidenceId ?? session.evidenceId ?? error.evidenceId, "code"],
@@ -104,7 +111,7 @@ function failed(session, verdict) {
   return {
     tone: "bad",
     title: "The sign-in failed",
-    text: found?.summary || error.message || "The session ended without a credential. Nothing was saved.",
+    text: sentence(found?.summary || error.message) || "The session ended without a credential. Nothing was saved.",
     facts: facts.filter(([, value]) => value),
   };
 }

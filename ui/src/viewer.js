@@ -18,8 +18,7 @@ import { wireKeyboard } from "./keyboard.js";
 import { wireLogin } from "./login-panel.js";
 import { drawHistory, drawOutcome, wireOutcome } from "./outcome-view.js";
 import { wireScreenKeys } from "./screen-keys.js";
-import { keepScreen } from "./screen.js";
-import { isOver, statusText, toolOf, viewOf } from "./session.js";
+import { isBare, isOver, statusText, toolOf, viewOf } from "./session.js";
 import { addReport, formatMoment, noReports } from "./stages.js";
 import { wireTools } from "./tools.js";
 import { wireZoom } from "./zoom.js";
@@ -31,6 +30,7 @@ let session = { state: "loading" };
 let reports = noReports();
 let serverAhead = 0;
 let screen = null;
+let screenAsked = false;
 let shown = false;
 let closeCode = 0;
 let verdict = null;
@@ -65,7 +65,7 @@ const refresh = followSession(api, {
 
 const cancelDialog = wireCancel(() => api.cancel(), back);
 const drawDeadline = wireDeadline({ moreTime: () => api.moreTime(), onSession: take, back });
-const drawLogin = wireLogin({ sendCode: (code) => api.sendCode(code), screen: usable, back });
+const drawLogin = wireLogin({ sendCode: (code) => api.sendCode(code), retry: () => api.retry(), screen: usable, back });
 const clipboard = wireClipboard({ screen: usable, back });
 const tools = wireTools({ focus: focusScreen });
 const startZoom = wireZoom();
@@ -95,12 +95,16 @@ setInterval(drawClocks, 250);
 function take(next) {
   session = next;
   if (over()) screen?.stop();
-  else screen ??= startScreen();
+  else if (!screenAsked) startScreen();
   draw();
 }
 
-function startScreen() {
-  return keepScreen(byId("screen"), byId("still"), {
+/** Loads noVNC, which tries the browser's video decoder first: the stages must not wait for that. */
+async function startScreen() {
+  screenAsked = true;
+  const { keepScreen } = await import("./screen.js");
+  if (over()) return;
+  screen = keepScreen(byId("screen"), byId("still"), {
     open: () => api.screen(),
     sessionOver: over,
     onCopied: (text) => clipboard.copied(text),
@@ -124,8 +128,9 @@ function draw() {
   page.state = session.state;
   page.view = view;
   drawBar();
+  const bare = isBare({ state: session.state, reports });
   const waiting = session.state === "queued" ? statusText("queued", session.queuePosition) : "";
-  drawBoot(reports, { over: over(), connected: page.screen === "connected", waiting });
+  drawBoot(reports, { over: over(), connected: page.screen === "connected", waiting, bare });
   drawVeil();
   drawLogin(over() ? null : session.login);
   if (view === "outcome" && changedState) drawOutcome(session, verdict);
@@ -165,9 +170,10 @@ function drawBar() {
   const tool = toolOf(session);
   byId("provider").textContent = tool ? `Sign in to ${tool}` : "Sign in";
   byId("user").textContent = session.userId ? ` as ${session.userId}` : "";
-  byId("status-text").textContent = page.link === "lost" && !over() ? "Connection lost, trying again" : statusText(session.state, session.queuePosition);
+  const status = isBare({ state: session.state, reports }) ? "Ready" : statusText(session.state, session.queuePosition);
+  byId("status-text").textContent = page.link === "lost" && !over() ? "Connection lost, trying again" : status;
   byId("cancel").hidden = over() || session.state === "loading";
-  document.title = `${statusText(session.state, session.queuePosition)} · Airlock`;
+  document.title = `${status} · Airlock`;
   const facts = [["Session", session.sessionId], ["Machine", session.vmId], ["Address", session.browserIP]];
   byId("foot").textContent = facts.filter(([, value]) => value).map(([name, value]) => `${name} ${value}`).join("  ·  ");
   drawClocks();

@@ -16,7 +16,7 @@ export function scalesOf({ width, height }) {
 
 /** Wires the buttons. Returns `start()`, which begins zoomed where the screen would be too small to read. */
 export function wireZoom() {
-  const view = byId("view");
+  const view = byId("scroller");
   const zoom = byId("tool-zoom");
   const move = byId("tool-move");
   let started = false;
@@ -32,6 +32,9 @@ export function wireZoom() {
     view.toggleAttribute("data-zoom", on);
     zoom.setAttribute("aria-pressed", on);
     move.hidden = !on;
+    // Only what scrolls is a stop of the Tab key; there the arrow keys scroll it.
+    if (on) view.tabIndex = 0;
+    else view.removeAttribute("tabindex");
     if (on) size();
     else setMove(false);
   }

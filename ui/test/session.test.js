@@ -29,18 +29,18 @@ test("a failure says what to do, names step, cause and evidence, and leaves out 
   const outcome = outcomeOf(failed);
   assert.equal(outcome.text, "The network card did not appear.");
   assert.deepEqual(outcome.facts.map(([term, value]) => [term, value]), [
-    ["What to do", "load virtio_net"], ["Failed step", "link_found"], ["Cause", "link_missing"], ["Evidence", "ev-1"],
+    ["What to do", "Load virtio_net."], ["Failed step", "link_found"], ["Cause", "link_missing"], ["Evidence", "ev-1"],
   ]);
   assert.deepEqual(outcomeOf({ state: "failed" }).facts.map(([term]) => term), ["What to do"]);
 
   const verdict = { verdict: "driver_missing", stage: "link_found", summary: "No driver for the card.", remedy: "rebuild the image", evidenceId: "ev-1" };
   const judged = outcomeOf(failed, verdict);
   assert.equal(judged.text, "No driver for the card.");
-  assert.deepEqual(judged.facts.map(([, value]) => value), ["rebuild the image", "link_found", "driver_missing", "ev-1"]);
+  assert.deepEqual(judged.facts.map(([, value]) => value), ["Rebuild the image.", "link_found", "driver_missing", "ev-1"]);
   assert.equal(outcomeOf(failed, { ...verdict, verdict: "inconclusive" }).text, "The network card did not appear.");
 
   const details = detailsOf({ ...failed, sessionId: "s-1", vmId: "vm-1" }, judged);
-  for (const part of ["s-1", "failed", "vm-1", "rebuild the image", "driver_missing", "ev-1"]) assert.ok(details.includes(part), part);
+  for (const part of ["s-1", "failed", "vm-1", "Rebuild the image.", "driver_missing", "ev-1"]) assert.ok(details.includes(part), part);
 });
 
 test("every state has a status line", () => {

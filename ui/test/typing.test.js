@@ -40,8 +40,18 @@ test("what a key means", () => {
 test("the panel for codes is shown only where the session has some", () => {
   assert.equal(loginNeeds(undefined), null);
   assert.equal(loginNeeds({ flow: "loopback", verificationUrl: "https://a" }), null);
-  assert.deepEqual(loginNeeds({ flow: "device_code", userCode: "A-B", verificationUrl: "https://a" }), { userCode: "A-B", address: "https://a", wanted: false });
-  assert.deepEqual(loginNeeds({ flow: "paste_code", codeWanted: true }), { userCode: "", address: "", wanted: true });
+  const asked = { userCode: "", address: "", wanted: false, ended: "", attempt: 1 };
+  assert.equal(loginNeeds({ flow: "loopback", codeWanted: false, attempt: 1 }), null);
+  assert.deepEqual(loginNeeds({ flow: "device_code", userCode: "A-B", verificationUrl: "https://a" }), { ...asked, userCode: "A-B", address: "https://a" });
+  assert.deepEqual(loginNeeds({ flow: "paste_code", codeWanted: true }), { ...asked, wanted: true });
+});
+
+test("a try that ended is told in words, with what was asked for taken away", () => {
+  const ended = (outcome) => loginNeeds({ flow: "device_code", userCode: "A-B", codeWanted: true, attempt: 2, outcome });
+  assert.deepEqual(ended("denied"), { userCode: "", address: "", wanted: false, ended: "You or the provider said no.", attempt: 2 });
+  assert.match(ended("something newer").ended, /ended without signing in/);
+  assert.equal(ended("completed"), null);
+  assert.equal(ended("cancelled"), null);
 });
 
 test("the zoom fills the height of a phone and always enlarges", () => {

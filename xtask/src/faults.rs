@@ -5,6 +5,7 @@
 //! `artifacts/faults` for the corpus of the classifier.
 
 mod cell;
+mod coverage;
 mod cpio;
 mod disk;
 mod docs;

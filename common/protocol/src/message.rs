@@ -50,6 +50,12 @@ pub enum HostMessage {
         /// The login it belongs to.
         login_id: String,
     },
+    /// The screen is waited for so long from now; then the agent says what is missing of it, and what its programs said last. Another
+    /// such message takes the place of the one before.
+    ScreenDue {
+        /// Milliseconds.
+        within_ms: u64,
+    },
     /// Power the guest off cleanly.
     PowerOff,
     /// Answered with [`GuestMessage::Pong`].

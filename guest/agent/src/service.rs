@@ -24,12 +24,13 @@ use airlock_protocol::{Sensitive, Stage};
 use crate::addresses::addresses;
 use crate::browser::Browser;
 use crate::control::Control;
-use crate::facts::Facts;
+use crate::facts::{Facts, processes};
 use crate::login::Logins;
 use crate::login::tool::Environment;
 use crate::outbox::Outbox;
 use crate::owner;
 use crate::reach::Probes;
+use crate::screen_due::{ScreenDue, Seen};
 use crate::screen_password::ScreenPassword;
 use crate::timeline::Timeline;
 use crate::{BUILD_ID, clock, display, health, port, spawn, start_page};
@@ -80,11 +81,16 @@ fn run() -> io::Result<std::convert::Infallible> {
     let browser = Arc::new(Browser::new(page, display.clone(), environment.clone()));
     let logins = Arc::new(Logins::new(environment, browser.clone(), outbox.clone()));
     let screen = display.as_ref().map(|display| ScreenPassword::of_guest(&display.user));
-    let agent = Agent::new(vm_id, timeline.clone(), outbox, logins.clone(), browser).with_screen(screen);
+    let seen = Seen::default();
+    let due = display.as_ref().and_then(|_| {
+        let due = ScreenDue::start(timeline.clone(), Path::new(processes::LOGS), seen.clone());
+        due.map_err(say("wait for the screen")).ok()
+    });
+    let agent = Agent::new(vm_id, timeline.clone(), outbox, logins.clone(), browser).with_screen(screen, due);
 
     let _ = take_urls(Path::new(GUEST_OPEN_SOCKET), logins).map_err(say("socket of the browser shim"));
     if let Some(display) = display {
-        spawn("display", move || display::watch(&display, &timeline))?;
+        spawn("display", move || display::watch(&display, &timeline, &seen))?;
     }
     agent.serve()
 }
@@ -144,6 +150,7 @@ pub struct Agent {
     facts: Facts,
     /// None without a display.
     screen: Option<ScreenPassword>,
+    due: Option<Arc<ScreenDue>>,
 }
 
 impl Agent {
@@ -156,12 +163,12 @@ impl Agent {
         browser: Arc<Browser>,
     ) -> Self {
         let (probes, facts) = (Probes::new(outbox.clone()), Facts::new(outbox.clone()));
-        Self { vm_id, timeline, outbox, logins, browser, probes, facts, screen: None }
+        Self { vm_id, timeline, outbox, logins, browser, probes, facts, screen: None, due: None }
     }
 
     /// The same, with a display that somebody may look at.
-    pub fn with_screen(self, screen: Option<ScreenPassword>) -> Self {
-        Self { screen, ..self }
+    pub fn with_screen(self, screen: Option<ScreenPassword>, due: Option<Arc<ScreenDue>>) -> Self {
+        Self { screen, due, ..self }
     }
 
     fn serve(self) -> io::Result<std::convert::Infallible> {
@@ -197,6 +204,11 @@ impl Agent {
             HostMessage::EnterCode { code } => self.logins.enter_code(code),
             HostMessage::CancelLogin => self.logins.cancel(),
             HostMessage::CredentialStored { login_id } => self.logins.credential_stored(&login_id),
+            HostMessage::ScreenDue { within_ms } => {
+                if let Some(due) = &self.due {
+                    due.due(Duration::from_millis(within_ms));
+                }
+            }
             HostMessage::PowerOff => {
                 if let Err(error) = power_off(Path::new(GUEST_INIT_SOCKET)) {
                     eprintln!("airlock-agent: tell init to power off: {error}");

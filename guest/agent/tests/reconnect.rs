@@ -101,7 +101,7 @@ fn serve(guest: &Guest, timeline: Arc<Timeline>) -> UnixStream {
     let control = Control::over(File::from(OwnedFd::from(ours)), guest.outbox.clone()).unwrap();
     let parts = (guest.outbox.clone(), guest.logins.clone(), guest.browser.clone());
     let screen = ScreenPassword::at(guest.dir.join("vnc.passwd"), &guest.spec(&[]).user);
-    let agent = Agent::new("vm-1".into(), timeline, parts.0, parts.1, parts.2).with_screen(Some(screen));
+    let agent = Agent::new("vm-1".into(), timeline, parts.0, parts.1, parts.2).with_screen(Some(screen), None);
     std::thread::spawn(move || control.run(|message| agent.take(message)));
     host
 }

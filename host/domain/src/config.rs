@@ -245,13 +245,11 @@ impl Config {
             return refuse("public_url", url, "an http:// or https:// URL");
         }
         let viewer = &self.viewer;
-        for (field, value) in [
-            ("viewer.ticket_s", viewer.ticket_s),
-            ("viewer.idle_s", viewer.idle_s),
-            ("viewer.max_s", viewer.max_s),
-        ] {
-            if !(10..=86_400).contains(&value) {
-                return refuse(field, &value, "between 10 and 86400 seconds");
+        for (field, value) in
+            [("viewer.ticket_s", viewer.ticket_s), ("viewer.idle_s", viewer.idle_s), ("viewer.max_s", viewer.max_s)]
+        {
+            if !(1..=86_400).contains(&value) {
+                return refuse(field, &value, "between 1 and 86400 seconds");
             }
         }
         if !(1..=100).contains(&viewer.per_session) {
@@ -373,9 +371,9 @@ mod tests {
             ("extra_nics = 9", "extra_nics"),
             ("[evidence]\nkeep_days = 0", "evidence.keep_days"),
             ("[evidence]\nmax_mib = 31", "evidence.max_mib"),
-            ("[viewer]\nticket_s = 9", "viewer.ticket_s"),
+            ("[viewer]\nticket_s = 0", "viewer.ticket_s"),
             ("[viewer]\nidle_s = 86401", "viewer.idle_s"),
-            ("[viewer]\nmax_s = 1", "viewer.max_s"),
+            ("[viewer]\nmax_s = 0", "viewer.max_s"),
             ("[viewer]\nper_session = 0", "viewer.per_session"),
             ("public_url = \"airlock.example\"", "public_url"),
             ("[vmm]\nextra_cmdline = \"quiet ip=dhcp\"", "vmm.extra_cmdline"),

@@ -430,6 +430,19 @@ fn an_interface_that_is_missed_and_has_another_name_was_renamed() {
     assert_eq!(judge("eth1"), "link_missing");
 }
 
+/// What somebody put in the place of the leased address is the end of that story and not its name.
+#[test]
+fn an_address_that_was_seen_to_be_replaced_has_another_owner() {
+    let mut facts = healthy();
+    facts.link().addresses = Some(vec!["192.168.100.10/24".into()]);
+    let replaced = Failure::new(Cause::AddressOwnerConflict, None, "192.168.100.8/24 is gone");
+    let timeline = timeline_until(|_| true);
+    let expected = Expected { address: Some(ADDRESS.into()), ..Expected::default() };
+    let case = Case { failure: Some(&replaced), guest: Some(&facts.guest), expected, ..Case::default() };
+    let seen = diagnose(&Case { timeline: &timeline, ..case });
+    assert_eq!((seen.verdict.code(), seen.stage), ("address_owner_conflict", None), "{seen:?}");
+}
+
 /// Who asks for an address, and has none when time is over, was not answered.
 #[test]
 fn an_address_that_is_asked_for_in_vain_is_named_so() {

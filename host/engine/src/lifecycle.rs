@@ -46,7 +46,6 @@ impl Engine {
 
     /// Accepts a start and answers at once; the VM boots in its own task, or the session waits.
     pub async fn start_session(&self, request: StartSession) -> Result<SessionRecord, Error> {
-        let now = Moment::now();
         check_user_id(&request.user_id)?;
         if request.idempotency_key.as_ref().is_some_and(|key| !is_printable(key, 200)) {
             return Err(Error::BadIdempotencyKey);
@@ -62,6 +61,7 @@ impl Engine {
         if ctx.config.images.require_verified && image.boot_record().is_none() {
             return Err(unusable(ImageError::ImageUnverified { image: image.reference() }));
         }
+        let driver = ctx.driver(&image).await?.kind;
         let new = NewSession {
             id: SessionId::from_uuid(Uuid::new_v4()),
             vm_id: VmId::from_uuid(Uuid::new_v4()),
@@ -69,9 +69,10 @@ impl Engine {
             provider: provider.id.clone(),
             idempotency_key: request.idempotency_key,
             image: image.reference(),
-            driver: ctx.driver(&image).await?.kind,
+            driver,
             memory_mib: image.manifest.memory_mib,
-            now,
+            // Not earlier: the first start waits for a probe boot, and a lease counted from before it may have lapsed by now.
+            now: Moment::now(),
             boot_id: ctx.boot_id.clone(),
             lasts_ms: i64::try_from(ctx.config.session_deadline_s * 1000).unwrap_or(i64::MAX),
         };

@@ -1,6 +1,7 @@
 // The question before anything is ended. The dialog stays open with the reason where the daemon refuses.
 
 import { byId } from "../dom.js";
+import { wordsOf } from "../words.js";
 
 /** Asks; runs `go()` on yes. Returns whether it was done. */
 export function confirmThen({ title, text, label }, go) {
@@ -22,7 +23,7 @@ export function confirmThen({ title, text, label }, go) {
       done = true;
       dialog.close();
     } catch (error) {
-      problem.textContent = [error.message, error.remedy].filter(Boolean).join(". ");
+      problem.textContent = wordsOf(error);
       problem.hidden = false;
       button.textContent = label;
       button.disabled = false;

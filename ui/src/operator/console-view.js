@@ -38,7 +38,8 @@ async function copy(reader, box) {
     if (done) return;
     const lines = splitter.take(decoder.decode(value, { stream: true }));
     open.remove();
-    box.append(...lines.slice(-MOST_LINES).map(drawLine));
+    // Stage reports begin on a fresh line each, which leaves empty ones between them.
+    box.append(...lines.filter((line) => line !== "").slice(-MOST_LINES).map(drawLine));
     open.textContent = splitter.rest();
     if (open.textContent) box.append(open);
     while (box.childElementCount > MOST_LINES) box.firstElementChild.remove();
@@ -47,7 +48,7 @@ async function copy(reader, box) {
 }
 
 function drawLine(line) {
-  const element = make("div", "console-line", line || " ");
+  const element = make("div", "console-line", line);
   element.dataset.kind = kindOfLine(line);
   return element;
 }

@@ -1,6 +1,7 @@
 // Images and their builds. A build that runs is followed by its events, which bring its progress and the lines of its log.
 
 import { byId, make } from "../dom.js";
+import { wordsOf } from "../words.js";
 import { confirmThen } from "./confirm.js";
 import { drawRows, fillRow, makeRow } from "./rows.js";
 import { agoText, buildProgress, shortId, sizeText, spanText, stateText, toneOf } from "./words.js";
@@ -66,7 +67,7 @@ export function openImages(api, { now, changed }) {
     progress.max = total;
     progress.value = done;
     row.querySelector(".build-stages").replaceChildren(...(runs ? build.stages.map(drawStage) : []));
-    row.querySelector(".problem").textContent = [build.error?.message, build.error?.remedy].filter(Boolean).join(". ");
+    row.querySelector(".problem").textContent = build.error ? wordsOf(build.error) : "";
     if (!runs) row.querySelector(".build-log").hidden = true;
   }
 

@@ -3,6 +3,7 @@
 
 import { byId, make } from "../dom.js";
 import { isOver } from "../session.js";
+import { sentence } from "../words.js";
 import { drawChart } from "./chart.js";
 import { followConsole } from "./console-view.js";
 import { cancelSession, destroyVm } from "./overview.js";
@@ -14,6 +15,10 @@ export function openVm(api, id, { now, changed }) {
   let diagnosed = "";
   let shown = {};
 
+  byId("diagnosis-summary").textContent = "";
+  byId("diagnosis-evidence").hidden = true;
+  byId("console-state").textContent = "";
+  byId("vm-state").textContent = "";
   byId("vm-title").textContent = `Machine ${shortId(id)}`;
   byId("timeline-rows").replaceChildren();
   byId("vm-facts").replaceChildren();
@@ -22,10 +27,10 @@ export function openVm(api, id, { now, changed }) {
   byId("console-follow").onchange = (event) => {
     if (event.target.checked) byId("console").scrollTop = byId("console").scrollHeight;
   };
+  for (const button of ["vm-destroy", "vm-cancel"]) byId(button).hidden = true;
   byId("vm-destroy").onclick = () => destroyVm(shown.vm, api, changed);
   byId("vm-cancel").onclick = () => cancelSession(shown.session, api, changed);
   byId("diagnosis-again").onclick = () => diagnose();
-  followConsole(api, id, closing.signal);
 
   async function diagnose() {
     byId("diagnosis-again").disabled = true;
@@ -57,6 +62,7 @@ export function openVm(api, id, { now, changed }) {
       byId("vm-facts").replaceChildren(...factsOf(vm, session, now()).map(([term, value]) => make("div", "fact", make("dt", "", term), make("dd", "", value))));
       const key = `${vm.state} ${vm.stage === "ready"}`;
       const first = diagnosed === "";
+      if (first) followConsole(api, id, closing.signal);
       if (diagnosed !== key) diagnose();
       // A machine that is gone has its whole timeline already.
       if (first || !vm.endedAt || diagnosed !== key) timeline();
@@ -73,9 +79,9 @@ export function openVm(api, id, { now, changed }) {
 function drawVerdict(verdict) {
   const tone = { healthy: "good", inconclusive: "quiet", unknown: "quiet", reachable_but_pending: "busy" }[verdict.verdict] ?? "bad";
   byId("diagnosis").dataset.tone = tone;
-  byId("diagnosis-summary").textContent = verdict.summary;
+  byId("diagnosis-summary").textContent = sentence(verdict.summary);
   const facts = [
-    ["Verdict", code(verdict.verdict)], ["First missing stage", verdict.stage && code(verdict.stage)], ["What to do", verdict.remedy],
+    ["Verdict", code(verdict.verdict)], ["First missing stage", verdict.stage && code(verdict.stage)], ["What to do", verdict.verdict !== "healthy" && verdict.remedy],
     ["Also", verdict.also.length > 0 && code(verdict.also.join(", "))],
   ];
   byId("diagnosis-facts").replaceChildren(

@@ -63,12 +63,22 @@ impl Leftovers {
     }
 }
 
-/// Fails if a namespace or a process of a daemon that ended is still there.
-pub fn of_ended_daemon(namespace: &str, state: &Path) -> Result<()> {
-    ensure!(!Path::new("/run/netns").join(namespace).exists(), "left behind: network namespace {namespace}");
-    let processes = processes_of(state)?;
-    ensure!(processes.is_empty(), "left behind: processes {processes:?}");
-    Ok(())
+/// Waits until nothing of a daemon that ended is there any more; fails if a namespace or a process is after some seconds.
+pub fn await_none_of_ended(namespace: &str, state: &Path) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let processes = processes_of(state)?;
+        let is_there = Path::new("/run/netns").join(namespace).exists();
+        if !is_there && processes.is_empty() {
+            return Ok(());
+        }
+        if start.elapsed() > GONE_WITHIN {
+            let arguments = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let processes: Vec<String> = processes.iter().map(|pid| format!("{pid} {:?}", arguments(pid))).collect();
+            bail!("left behind: network namespace {namespace}: {is_there}; processes {processes:?}");
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
 }
 
 /// Processes that work in that directory, or have it among their arguments.

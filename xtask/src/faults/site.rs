@@ -140,7 +140,7 @@ impl Site {
         Leftovers::default().await_no_more(&self)?;
         let (namespace, state) = (self.daemon.at.namespace.clone(), self.state().to_owned());
         drop(self);
-        leftovers::of_ended_daemon(&namespace, &state)
+        leftovers::await_none_of_ended(&namespace, &state)
     }
 }
 

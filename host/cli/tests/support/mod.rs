@@ -282,15 +282,6 @@ impl Daemon {
         answer
     }
 
-    /// Asks for a session again and again under one key: it is one session, and each answer has a link of its own.
-    pub async fn start_session_once(&self, user: &str, provider: &str, key: &str) -> Value {
-        let request = self.client.post(format!("{}/api/auth/start", self.base)).bearer_auth(&self.token);
-        let body = json!({"userId": user, "provider": provider});
-        let response = request.header("idempotency-key", key).json(&body).send().await.unwrap();
-        assert_eq!(response.status(), 200);
-        response.json().await.unwrap()
-    }
-
     pub async fn session(&self, id: &str) -> Value {
         let (status, session) = self.call("GET", &format!("/api/auth/session/{id}"), None).await;
         assert_eq!(status, 200, "{session}");

@@ -23,6 +23,13 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
+/// What reads the words of others, for the fuzz targets (`fuzz/`) and nobody else.
+#[doc(hidden)]
+pub mod parsers {
+    pub use super::arp::answer as arp_answer;
+    pub use super::host::{names as oom_killed, overlap, rp_filtered};
+}
+
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

@@ -97,6 +97,8 @@ async fn serve(app: App, id: SessionId, socket: WebSocket) {
             () = app.closing() => End::DaemonEnds,
         }
     };
+    // The place is free as soon as nothing is carried any more.
+    drop(seat);
     let end = match end {
         End::ScreenGone => match tokio::time::timeout(VERDICT, session_over(app.engine(), id)).await {
             Ok(state) => End::Session(state),
@@ -112,14 +114,21 @@ async fn serve(app: App, id: SessionId, socket: WebSocket) {
     }
     let Some((code, reason)) = end.close_code() else { return };
     let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
-    let _ = tokio::time::timeout(FAREWELL, sink.send(close)).await;
+    // What the viewer still says is read to its end: a connection that is closed over unread bytes is reset, and the reset
+    // overtakes the reason.
+    let _ = tokio::time::timeout(FAREWELL, async {
+        if sink.send(close).await.is_ok() {
+            incoming.drain().await;
+        }
+    })
+    .await;
 }
 
 async fn run(engine: &Engine, id: SessionId, sink: &mut Sink, incoming: &mut Incoming) -> End {
     let signs = Signs::new();
     let opened = tokio::select! {
         opened = screen::open(engine, id) => opened,
-        () = relay::keep_alive(sink, incoming, &signs) => return End::ViewerGone,
+        end = relay::keep_alive(sink, incoming, &signs) => return end,
     };
     let idle = Duration::from_secs(engine.config().viewer.idle_s);
     match opened {

@@ -31,22 +31,21 @@ pub async fn relay(screen: TcpStream, sink: &mut Sink, incoming: &mut Incoming, 
     }
 }
 
-/// Keeps a connection that has nothing to carry yet; returns when the viewer is gone. RFB lets the server speak first, so
-/// whatever a viewer sends now is not RFB.
-pub async fn keep_alive(sink: &mut Sink, incoming: &mut Incoming, signs: &Signs) {
+/// Keeps a connection that has nothing to carry yet, as long as the viewer is there and waits. RFB lets the server speak first.
+pub async fn keep_alive(sink: &mut Sink, incoming: &mut Incoming, signs: &Signs) -> End {
     let pings = async {
         let mut ping = pings();
         loop {
             ping.tick().await;
             if sink.send(Message::Ping(Bytes::new())).await.is_err() {
-                return;
+                return End::ViewerGone;
             }
         }
     };
     tokio::select! {
-        () = pings => {}
-        _ = incoming.next(signs) => {}
-        () = silence(signs) => {}
+        end = pings => end,
+        said = incoming.next(signs) => if said.is_some() { End::NotRfb } else { End::ViewerGone },
+        () = silence(signs) => End::ViewerGone,
     }
 }
 

@@ -78,6 +78,11 @@ impl Incoming {
         }
     }
 
+    /// Forgets everything up to the viewer's end.
+    pub async fn drain(&mut self) {
+        while matches!(self.stream.next().await, Some(Ok(_))) {}
+    }
+
     /// So many bytes, however they were cut.
     async fn take<const N: usize>(&mut self, signs: &Signs) -> Option<[u8; N]> {
         let (mut taken, mut count) = ([0; N], 0);
