@@ -66,6 +66,7 @@ fn a_session_view_keeps_its_nulls_and_leaves_out_what_did_not_happen() {
         deadline: "2026-01-01T00:15:00Z".into(),
         ended_at: None,
         error: None,
+        login: None,
     };
     assert!(!view.is_over());
     assert_eq!(

@@ -23,7 +23,7 @@ use crate::request::{identify, no_such_method, no_such_route, panicked};
 use crate::serve::Ending;
 use crate::{
     assets, audit, auth, bridge, builds, console, credentials, dhcp, diagnosis, events, evidence, health, images,
-    metrics, reach, reconcile, sessions, tokens, vault, viewer, vms,
+    login, metrics, reach, reconcile, sessions, tokens, vault, viewer, vms,
 };
 
 /// What handlers share.
@@ -92,6 +92,10 @@ fn viewer_routes() -> OpenApiRouter<App> {
         .routes(routes!(sessions::timeline))
         .routes(routes!(sessions::cancel))
         .routes(routes!(sessions::heartbeat))
+        .routes(routes!(login::oauth_url))
+        .routes(routes!(login::open_url))
+        .routes(routes!(login::code))
+        .routes(routes!(login::retry))
         .routes(routes!(events::events))
         .routes(routes!(bridge::screen))
 }
@@ -234,6 +238,10 @@ mod tests {
             ("get", "/api/auth/session/{id}/events"),
             ("get", "/api/auth/session/{id}/timeline"),
             ("post", "/api/auth/session/{id}/cancel"),
+            ("get", "/api/auth/session/{id}/oauth-url"),
+            ("post", "/api/auth/session/{id}/open-url"),
+            ("post", "/api/auth/session/{id}/code"),
+            ("post", "/api/auth/session/{id}/retry"),
             ("get", "/api/auth/session/{id}/vnc"),
             ("get", "/api/auth/sessions"),
             ("get", "/api/auth/sessions/{userId}"),

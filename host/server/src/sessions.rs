@@ -25,9 +25,7 @@ pub async fn show(
     Id(id): Id<SessionId>,
 ) -> Result<Json<SessionView>, ApiError> {
     let record = app.engine().session(id).await?;
-    let mut view = view(&app, &record).await?;
-    views::for_caller(&mut view, &caller);
-    Ok(Json(view))
+    view_for(&app, &record, &caller).await
 }
 
 /// Every stage of the session's machine so far.
@@ -70,6 +68,13 @@ pub async fn of_user(
     PathText(user_id): PathText<String>,
 ) -> Result<Json<SessionList>, ApiError> {
     views_of(&app, app.engine().sessions(Some(&user_id)).await?).await
+}
+
+/// A session as `caller` may see it.
+pub async fn view_for(app: &App, record: &SessionRecord, caller: &Caller) -> Result<Json<SessionView>, ApiError> {
+    let mut view = view(app, record).await?;
+    views::for_caller(&mut view, caller);
+    Ok(Json(view))
 }
 
 async fn view(app: &App, record: &SessionRecord) -> Result<SessionView, ApiError> {
