@@ -61,6 +61,7 @@ TEST_PACKAGES=(
   "e2fsprogs|root image of the bench's reference system, ext4 images"
   "umoci|makes OCI images that are not ours"
   "skopeo|converts OCI images between their forms"
+  "openssl|makes the certificates that stand for the vendors'"
   "busybox-static|the program of those images"
 )
 

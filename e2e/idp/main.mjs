@@ -14,10 +14,10 @@ import { join } from "node:path";
 import { createServer as createPlainServer } from "node:http";
 import { parseArgs } from "node:util";
 import { startDns } from "./dns.mjs";
-import { claude } from "./vendors/claude.mjs";
-import { github } from "./vendors/github.mjs";
-import { google } from "./vendors/google.mjs";
-import { openai } from "./vendors/openai.mjs";
+import * as claude from "./vendors/claude.mjs";
+import * as github from "./vendors/github.mjs";
+import * as google from "./vendors/google.mjs";
+import * as openai from "./vendors/openai.mjs";
 
 const { values: options } = parseArgs({
   options: {
@@ -33,21 +33,21 @@ const { values: options } = parseArgs({
 });
 const say = (line) => console.log(JSON.stringify(line));
 const person = { user: options.user, password: process.env.E2E_PASSWORD };
-const vendors = [
-  openai(person, options["openai-device"]),
-  github(person, options.github),
-  claude(person, options.claude),
-  google(person, options.google),
-];
-const byName = new Map(vendors.flatMap((vendor) => vendor.names.map((name) => [name, vendor])));
 if (options.names) {
-  console.log([...byName.keys()].join("\n"));
+  console.log([openai, github, claude, google].flatMap((vendor) => vendor.names).join("\n"));
   process.exit(0);
 }
 if (!options.address || !options.certificates || !person.password) {
   console.error("usage: E2E_PASSWORD=... node main.mjs --address A --certificates DIR [--user U]");
   process.exit(2);
 }
+const vendors = [
+  openai.vendor(person, options["openai-device"]),
+  github.vendor(person, options.github),
+  claude.vendor(person, options.claude),
+  google.vendor(person, options.google),
+];
+const byName = new Map(vendors.flatMap((vendor) => vendor.names.map((name) => [name, vendor])));
 
 function answer(request, response) {
   const name = (request.headers.host ?? "").split(":")[0];

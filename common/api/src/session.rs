@@ -2,7 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use airlock_protocol::Stage;
+use airlock_protocol::login::Flow;
+use airlock_protocol::{Sensitive, Stage};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -89,6 +90,75 @@ pub struct SessionView {
     /// Why it failed, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorDetail>,
+    /// How its login stands; absent before the machine was begun and after it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<LoginView>,
+}
+
+/// A login as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LoginView {
+    /// `device_code`, `paste_code` or `loopback`.
+    pub flow: String,
+    /// Device code: what the person types at the provider. A secret until the sign-in is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub user_code: Option<Sensitive>,
+    /// Whether the tool waits for the code that the provider's page shows: `POST .../code`.
+    pub code_wanted: bool,
+    /// Device code: where the person types it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub verification_url: Option<Sensitive>,
+    /// Which try it is, from 1.
+    pub attempt: u32,
+    /// How the try ended, e.g. `denied`; it may be tried again: `POST .../retry`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+}
+
+/// Answer of `GET .../oauth-url`. All of it is secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OauthUrl {
+    /// The page of the provider.
+    #[schema(value_type = String)]
+    pub url: Sensitive,
+    /// Device code: what the person types there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub user_code: Option<Sensitive>,
+    /// `device_code`, `paste_code` or `loopback`.
+    pub flow: String,
+}
+
+/// Body of `POST .../open-url`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OpenUrlRequest {
+    /// An `http://` or `https://` URL.
+    #[schema(value_type = String)]
+    pub url: Sensitive,
+}
+
+/// Body of `POST .../code`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CodeRequest {
+    /// The code that the provider's page shows.
+    #[schema(value_type = String)]
+    pub code: Sensitive,
+}
+
+/// Body of `POST .../retry`; it may be left out.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RetryRequest {
+    /// Another flow of the provider: `device_code`, `paste_code` or `loopback`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub flow: Option<Flow>,
 }
 
 impl SessionView {

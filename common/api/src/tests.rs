@@ -69,6 +69,7 @@ fn a_session_view_keeps_its_nulls_and_leaves_out_what_did_not_happen() {
         more_time: true,
         ended_at: None,
         error: None,
+        login: None,
     };
     assert!(!view.is_over());
     assert_eq!(

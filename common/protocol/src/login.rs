@@ -377,6 +377,9 @@ pub enum LoginEvent {
     ToolStarted {
         /// Its process id in the guest.
         pid: i32,
+        /// The flow of this attempt.
+        #[serde(default)]
+        flow: Option<Flow>,
     },
     /// The tool asked for a page.
     UrlSeen {

@@ -3,11 +3,13 @@
 import { createHash, randomBytes } from "node:crypto";
 import { isPerson, loginForm, notice, readBody, sendHtml, sendJson } from "../page.mjs";
 
+export const names = ["claude.ai", "claude.com", "platform.claude.com", "console.anthropic.com", "api.anthropic.com"];
+
 /** `mode` says what the token endpoint answers: `accept`, or `refuse` as to a code that was used or made up. */
-export function claude(person, mode) {
+export function vendor(person, mode) {
   const codes = new Map();
   return {
-    names: ["claude.ai", "claude.com", "platform.claude.com", "console.anthropic.com", "api.anthropic.com"],
+    names,
     async answer(request, response, { path }) {
       if (path.endsWith("/oauth/authorize")) return authorize(person, codes, request, response);
       if (path === "/v1/oauth/token") return token(mode, codes, request, response);

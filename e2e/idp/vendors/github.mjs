@@ -5,11 +5,13 @@ import { isPerson, loginForm, notice, readBody, sendHtml, sendJson } from "../pa
 
 const USER_CODE = "WDJB-MJHT";
 
+export const names = ["github.com", "api.github.com", "api.githubcopilot.com", "copilot-proxy.githubusercontent.com"];
+
 /** `mode` says what a poll answers: `pending` until the person signed in on the page, or at once `denied` or `expired`. */
-export function github(person, mode) {
+export function vendor(person, mode) {
   const granted = { yes: false };
   return {
-    names: ["github.com", "api.github.com", "api.githubcopilot.com", "copilot-proxy.githubusercontent.com"],
+    names,
     async answer(request, response, { name, path }) {
       if (name === "api.github.com") return api(person, request, response, path);
       if (name !== "github.com") return sendJson(response, { message: "Not Found" }, 404);

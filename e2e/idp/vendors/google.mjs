@@ -3,11 +3,13 @@
 import { randomBytes } from "node:crypto";
 import { isPerson, loginForm, notice, readBody, sendHtml, sendJson } from "../page.mjs";
 
+export const names = ["accounts.google.com", "oauth2.googleapis.com", "www.googleapis.com", "cloudcode-pa.googleapis.com"];
+
 /** `mode`: `accept`, or `ineligible` for an account that the service behind the sign-in no longer serves. */
-export function google(person, mode) {
+export function vendor(person, mode) {
   const codes = new Set();
   return {
-    names: ["accounts.google.com", "oauth2.googleapis.com", "www.googleapis.com", "cloudcode-pa.googleapis.com"],
+    names,
     async answer(request, response, { name, path }) {
       if (name === "accounts.google.com") return authorize(person, codes, request, response);
       if (path === "/token") return token(codes, request, response);

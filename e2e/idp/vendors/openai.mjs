@@ -12,12 +12,14 @@ const SCOPES = ["openid", "profile", "email", "offline_access", "api.connectors.
 const AUDIENCE = "https://api.openai.com/v1";
 const ACCOUNT_CLAIM = "https://api.openai.com/auth";
 
+export const names = [NAME, "api.openai.com", "chatgpt.com"];
+
 /** `device` says what becomes of a device login: `pending` for ever, or `disabled` as in an account that does not allow it. */
-export function openai(person, device) {
+export function vendor(person, device) {
   const provider = makeProvider(person);
   const callback = provider.callback();
   return {
-    names: [NAME, "api.openai.com", "chatgpt.com"],
+    names,
     async answer(request, response, { name, path }) {
       if (name !== NAME) return sendJson(response, { error: "not_found" }, 404);
       if (path.startsWith("/interaction/")) return interaction(provider, person, request, response);

@@ -34,6 +34,8 @@ pub struct Config {
     pub session_deadline_s: u64,
     /// Seconds from the start of a session until it expires, whatever heartbeats say.
     pub session_max_s: u64,
+    /// Seconds that a login which failed waits, with its VM, for somebody to try it again.
+    pub login_retry_s: u64,
     /// What may live at once, and what waits.
     pub limits: Limits,
     /// How long evidence of failures is kept.
@@ -66,6 +68,7 @@ impl Default for Config {
             boot_deadline_s: 120,
             session_deadline_s: 900,
             session_max_s: 3600,
+            login_retry_s: 120,
             limits: Limits::default(),
             evidence: EvidenceLimits::default(),
             images: ImageRules::default(),
@@ -228,6 +231,9 @@ impl Config {
         }
         if !(32..=1_048_576).contains(&self.evidence.max_mib) {
             return refuse("evidence.max_mib", &self.evidence.max_mib, "between 32 and 1048576 MiB");
+        }
+        if self.login_retry_s > 86_400 {
+            return refuse("login_retry_s", &self.login_retry_s, "at most 86400 seconds");
         }
         if !(self.session_deadline_s..=86_400).contains(&self.session_max_s) {
             return refuse("session_max_s", &self.session_max_s, "between session_deadline_s and 86400 seconds");

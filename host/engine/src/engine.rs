@@ -11,6 +11,7 @@ use airlock_domain::config::{Config, ConfigError};
 use airlock_domain::provider::{Provider, ProviderError};
 use airlock_domain::reconcile::Resource;
 use airlock_domain::session::SessionState;
+use airlock_domain::session::login::Login;
 use airlock_domain::{SessionId, VmId};
 use airlock_effects::files::{FileError, StateLock, create_private_dir};
 use airlock_effects::network::{Network, NetworkError};
@@ -41,8 +42,13 @@ use crate::vm::{Channels, LiveVm};
 const OUTCOME_MS: i64 = 10 * 60 * 1000;
 
 /// The provider files that the product ships.
-const PROVIDERS: [(&str, &str); 2] = [
+const PROVIDERS: [(&str, &str); 7] = [
+    ("claude_code.toml", include_str!("../../../providers/claude_code.toml")),
+    ("codex.toml", include_str!("../../../providers/codex.toml")),
+    ("copilot.toml", include_str!("../../../providers/copilot.toml")),
     ("demo.toml", include_str!("../../../providers/demo.toml")),
+    ("gemini_cli.toml", include_str!("../../../providers/gemini_cli.toml")),
+    ("gh.toml", include_str!("../../../providers/gh.toml")),
     ("shell.toml", include_str!("../../../providers/shell.toml")),
 ];
 
@@ -182,6 +188,11 @@ impl Tasks {
         self.live.keys().chain(&self.accepting).copied().collect()
     }
 
+    /// How the login in a live VM stands.
+    fn login(&self, vm_id: VmId) -> Option<Login> {
+        self.live.get(&vm_id).and_then(|(live, _)| live.view.borrow().login.clone())
+    }
+
     /// What is told about a session that lives or waits.
     fn channel(&self, vm_id: VmId) -> Option<broadcast::Receiver<SessionEvent>> {
         let live = self.live.get(&vm_id).map(|(live, _)| live.events.subscribe());
@@ -300,12 +311,19 @@ impl Engine {
 
     /// One session.
     pub async fn session(&self, id: SessionId) -> Result<SessionRecord, Error> {
-        self.inner.ctx.store.session(id).await?.ok_or(Error::NoSession(id))
+        let mut session = self.inner.ctx.store.session(id).await?.ok_or(Error::NoSession(id))?;
+        session.login = self.tasks().login(session.vm_id);
+        Ok(session)
     }
 
     /// Sessions of one user or of all, newest first.
     pub async fn sessions(&self, user_id: Option<&str>) -> Result<Vec<SessionRecord>, Error> {
-        Ok(self.inner.ctx.store.sessions(user_id).await?)
+        let mut sessions = self.inner.ctx.store.sessions(user_id).await?;
+        let tasks = self.tasks();
+        for session in &mut sessions {
+            session.login = tasks.login(session.vm_id);
+        }
+        Ok(sessions)
     }
 
     /// A session with everything that happened and everything that will.

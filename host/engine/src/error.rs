@@ -8,6 +8,7 @@ use airlock_effects::vmm::DriverError;
 use airlock_image::ImageError;
 use airlock_protocol::Stage;
 
+use crate::engine_login::LoginError;
 use crate::evidence::EvidenceError;
 use crate::reconcile::ReconcileError;
 use crate::store::StoreError;
@@ -42,6 +43,15 @@ pub enum Error {
     /// An idempotency key that cannot be one.
     #[error("the idempotency key is not 1 to 200 printable characters")]
     BadIdempotencyKey,
+    /// The key was used for a start of another provider.
+    #[error("the idempotency key stands for a start of provider {provider:?}")]
+    IdempotencyKeyTaken {
+        /// Which.
+        provider: String,
+    },
+    /// Something about a login that runs.
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// No such provider.
     #[error("there is no provider {provider:?}; known: {known}")]
     UnknownProvider {
@@ -200,7 +210,8 @@ impl Error {
             Self::Build { source, .. } if matches!(**source, ImageError::BuildRunning { .. }) => ErrorKind::Refused,
             Self::Build { .. } => ErrorKind::Internal,
             Self::BuildElsewhere { .. } => ErrorKind::Refused,
-            Self::SessionEnded { .. } => ErrorKind::Refused,
+            Self::SessionEnded { .. } | Self::IdempotencyKeyTaken { .. } => ErrorKind::Refused,
+            Self::Login(error) => error.kind(),
             Self::Evidence(error) => error.kind(),
             Self::NoRoom(_) => ErrorKind::Busy,
             Self::GuestSilent { .. } => ErrorKind::Unavailable,
@@ -214,6 +225,8 @@ impl Error {
         match self {
             Self::BadUserId { .. } => "bad_user_id",
             Self::BadIdempotencyKey => "bad_idempotency_key",
+            Self::IdempotencyKeyTaken { .. } => "idempotency_key_taken",
+            Self::Login(error) => error.code(),
             Self::UnknownProvider { .. } => "unknown_provider",
             Self::NoSession(_) => "no_session",
             Self::NoVm(_) => "no_vm",
@@ -289,6 +302,8 @@ impl Error {
         let text = match self {
             Self::BadUserId { .. } => "give the id by which you know the user, e.g. u1 or ann@example.org",
             Self::BadIdempotencyKey => "send a UUID as Idempotency-Key, or none",
+            Self::IdempotencyKeyTaken { .. } => "send another key: one key is for one start",
+            Self::Login(error) => error.remedy(),
             Self::UnknownProvider { .. } => "see GET /api/providers",
             Self::NoSession(_) => "see airlock session ls",
             Self::NoVm(_) => "see airlock vm ls",

@@ -13,6 +13,7 @@
 //!   vault as the API has it
 //! * [`audit`]: the chained and signed log of what was done
 //! * [`evidence`]: what is kept of a VM that failed; `engine_evidence`: shown, exported and removed
+//! * `engine_login`: what a person does about a login that runs
 //! * `engine_diagnosis`: what is wrong with a VM; `engine_probe`: what host and guest say of it
 
 pub mod audit;
@@ -23,6 +24,7 @@ mod dhcp;
 pub mod engine;
 mod engine_diagnosis;
 mod engine_evidence;
+mod engine_login;
 mod engine_probe;
 mod engine_vault;
 pub mod error;
@@ -40,6 +42,7 @@ mod vm;
 pub use clock::Moment;
 pub use context::DriverReport;
 pub use engine::{Engine, EngineHealth, OpenError, Screen, SessionWatch, Snapshot, StartSession, ViewerEnd};
+pub use engine_login::LoginError;
 pub use engine_probe::Facts;
 pub use engine_vault::{AuditPage, GrantedLease, Purpose, Rotation, VaultStatus};
 pub use error::{Error, ErrorKind};

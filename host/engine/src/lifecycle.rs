@@ -11,7 +11,6 @@
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use airlock_domain::provider::Place;
 use airlock_domain::reconcile::Reconciliation;
 use airlock_domain::session::SessionState;
 use airlock_domain::{Cause, SessionId, VmId};
@@ -91,13 +90,14 @@ impl Engine {
                     tracing::info!(session = %session.id, position = session.queue_position, %shortage, "waits");
                     self.tasks().waiting.insert(session.vm_id, Channels::new(session.state));
                 }
-                Accepted::Known(_) | Accepted::Refused(_) => {}
+                Accepted::Known(_) | Accepted::Refused(_) | Accepted::Taken { .. } => {}
             }
         }
         self.tasks().accepting.remove(&new.vm_id);
         match accepted? {
             Accepted::Known(session) | Accepted::Begun(session) | Accepted::Waiting(session, _) => Ok(session),
             Accepted::Refused(shortage) => Err(Error::NoRoom(shortage)),
+            Accepted::Taken { provider } => Err(Error::IdempotencyKeyTaken { provider }),
         }
     }
 
@@ -210,7 +210,7 @@ impl Engine {
         let Some(mut view) = view else { return Ok(Err(ViewerEnd { state: session.state })) };
         let seen = view.wait_for(|view| wanted(view) || view.state.is_terminal()).await.map(|view| view.clone());
         Ok(match seen {
-            Ok(View { target: Some(addr), password, state }) if !state.is_terminal() => Ok(Screen { addr, password }),
+            Ok(View { target: Some(addr), password, state, .. }) if !state.is_terminal() => Ok(Screen { addr, password }),
             Ok(view) => Err(ViewerEnd { state: view.state }),
             Err(_) => Err(ViewerEnd { state: self.session(id).await?.state }),
         })
@@ -269,13 +269,11 @@ impl Inner {
     /// Gives a session that was just admitted its task.
     fn begin(self: &Arc<Self>, session: SessionRecord, image: GoldenImage, channels: Channels) {
         let Some(address) = session.address else { return };
-        let login = self.login_of(&session);
         let made_of = Ingredients {
             ctx: self.ctx.clone(),
             session,
             address,
             image,
-            login,
             channels,
             timeline: Vec::new(),
             generation: 1,
@@ -300,26 +298,11 @@ impl Inner {
         let Some(generation) = store.adopt_lease(vm_id, until).await? else { return Ok(()) };
         tracing::info!(%vm_id, session = %session.id, state = %session.state, stage = ?vm.stage, "adopted");
         let channels = Channels::new(session.state);
-        let (login, timeline) = (self.login_of(&session), store.timeline(vm_id).await?);
-        let made_of = Ingredients {
-            ctx: self.ctx.clone(),
-            session,
-            address: vm.address,
-            image,
-            login,
-            channels,
-            timeline,
-            generation,
-        };
+        let timeline = store.timeline(vm_id).await?;
+        let made_of =
+            Ingredients { ctx: self.ctx.clone(), session, address: vm.address, image, channels, timeline, generation };
         self.spawn(made_of, true);
         Ok(())
-    }
-
-    fn login_of(&self, session: &SessionRecord) -> Option<airlock_protocol::message::LoginSpec> {
-        let config = &self.ctx.config;
-        let provider = self.ctx.providers.iter().find(|provider| provider.id == session.provider)?;
-        let place = Place { gateway: config.network.subnet.gateway(), demo_port: config.demo_idp.port };
-        provider.login_spec(session.id, 1, provider.preferred_flow()?, place)
     }
 
     fn spawn(self: &Arc<Self>, made_of: Ingredients, adopted: bool) {

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use airlock_domain::boot::{Failure, TimelineEntry};
 use airlock_domain::session::SessionState;
+use airlock_domain::session::login::Login;
 use airlock_domain::vmm::{DriverKind, ProcessId};
 use airlock_domain::{SessionId, VmId};
 use airlock_protocol::message::{CapturedFile, ReachOutcome};
@@ -45,6 +46,9 @@ pub struct SessionRecord {
     pub ended_ms: Option<i64>,
     /// Why it failed.
     pub failure: Option<Failure>,
+    /// How its login stands, as long as it has a machine. Not stored: it holds secrets.
+    #[serde(skip)]
+    pub login: Option<Login>,
 }
 
 /// When a session was accepted and when it expires on the monotonic clock of one boot of the host, in milliseconds. What is

@@ -24,7 +24,7 @@ use crate::request::{identify, no_such_method, no_such_route, panicked};
 use crate::serve::Ending;
 use crate::{
     assets, audit, auth, bridge, builds, console, credentials, dhcp, diagnosis, events, evidence, health, images,
-    metrics, operator, reach, reconcile, sessions, tokens, vault, viewer, vms,
+    login, metrics, operator, reach, reconcile, sessions, tokens, vault, viewer, vms,
 };
 
 /// What handlers share.
@@ -100,6 +100,10 @@ fn viewer_routes() -> OpenApiRouter<App> {
         .routes(routes!(sessions::timeline))
         .routes(routes!(sessions::cancel))
         .routes(routes!(sessions::heartbeat))
+        .routes(routes!(login::oauth_url))
+        .routes(routes!(login::open_url))
+        .routes(routes!(login::code))
+        .routes(routes!(login::retry))
         .routes(routes!(events::events))
         .routes(routes!(diagnosis::of_session))
         .routes(routes!(bridge::screen))
@@ -253,6 +257,10 @@ mod tests {
             ("post", "/api/auth/session/{id}/cancel"),
             ("get", "/api/auth/session/{id}/diagnosis"),
             ("post", "/api/auth/session/{id}/ticket"),
+            ("get", "/api/auth/session/{id}/oauth-url"),
+            ("post", "/api/auth/session/{id}/open-url"),
+            ("post", "/api/auth/session/{id}/code"),
+            ("post", "/api/auth/session/{id}/retry"),
             ("get", "/api/auth/session/{id}/vnc"),
             ("get", "/operator"),
             ("get", "/api/auth/sessions"),

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use crate::access::Caller;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::request::{JsonBody, PathText, QueryOf};
+use crate::request::{JsonBody, PathText, QueryOf, SecretBody};
 use crate::views;
 
 /// A user's credentials, without their contents.
@@ -133,7 +133,7 @@ pub async fn write_back(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     PathText((user_id, provider)): PathText<(String, String)>,
-    JsonBody(body): JsonBody<WriteBackRequest>,
+    SecretBody(body): SecretBody<WriteBackRequest>,
 ) -> Result<Json<CredentialView>, ApiError> {
     let expires = body.expires_at.as_deref().map(|text| text.parse::<jiff::Timestamp>()).transpose();
     let expires = expires.map_err(|_| {

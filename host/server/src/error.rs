@@ -56,6 +56,14 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the daemon failed to answer", remedy)
     }
 
+    /// The same, without what the request's own words may be in.
+    #[must_use]
+    pub fn without_words(mut self) -> Self {
+        self.detail.message =
+            "the body is not what the route takes; it holds secrets, so nothing of it is repeated".to_owned();
+        self
+    }
+
     /// The status it is answered with.
     pub fn status(&self) -> StatusCode {
         self.status

@@ -169,6 +169,7 @@ mod tests {
             clock: SessionClock { boot_id: String::new(), created_ms: 0, deadline_ms: 1 },
             ended_ms: None,
             failure: None,
+            login: None,
         }
     }
 

@@ -26,6 +26,7 @@ mod events;
 mod evidence;
 mod health;
 mod images;
+mod login;
 mod metrics;
 mod operator;
 mod reach;

@@ -77,6 +77,18 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     }
 }
 
+/// A JSON body that holds a secret: what is wrong with it is said without a word of it.
+pub struct SecretBody<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for SecretBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let body: Result<Json<T>, JsonRejection> = Json::from_request(request, state).await;
+        body.map(|Json(body)| Self(body)).map_err(|rejection| ApiError::from(rejection).without_words())
+    }
+}
+
 /// The `{id}` of the path.
 pub struct Id<T>(pub T);
 

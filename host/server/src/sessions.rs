@@ -25,7 +25,7 @@ pub async fn show(
     Id(id): Id<SessionId>,
 ) -> Result<Json<SessionView>, ApiError> {
     let record = app.engine().session(id).await?;
-    answer(&app, &record, &caller).await
+    view_for(&app, &record, &caller).await
 }
 
 /// Every stage of the session's machine so far.
@@ -46,7 +46,7 @@ pub async fn cancel(
     Id(id): Id<SessionId>,
 ) -> Result<Json<SessionView>, ApiError> {
     let record = app.engine().cancel(id).await?;
-    answer(&app, &record, &caller).await
+    view_for(&app, &record, &caller).await
 }
 
 /// Say that somebody is still there. The session lasts a whole session's time from now on, up to the configured maximum.
@@ -58,7 +58,7 @@ pub async fn heartbeat(
     Id(id): Id<SessionId>,
 ) -> Result<Json<SessionView>, ApiError> {
     let record = app.engine().heartbeat(id).await?;
-    answer(&app, &record, &caller).await
+    view_for(&app, &record, &caller).await
 }
 
 /// Every session, newest first.
@@ -78,7 +78,8 @@ pub async fn of_user(
     views_of(&app, app.engine().sessions(Some(&user_id)).await?).await
 }
 
-async fn answer(app: &App, record: &SessionRecord, caller: &Caller) -> Result<Json<SessionView>, ApiError> {
+/// A session as `caller` may see it.
+pub async fn view_for(app: &App, record: &SessionRecord, caller: &Caller) -> Result<Json<SessionView>, ApiError> {
     let mut view = view(app, record).await?;
     views::for_caller(&mut view, caller);
     Ok(Json(view))

@@ -3,15 +3,17 @@
 use airlock_api::ErrorDetail;
 use airlock_api::catalog::{ImageView, ProviderView};
 use airlock_api::credential::CredentialView;
-use airlock_api::session::{SessionView, StageView};
+use airlock_api::session::{LoginView, SessionView, StageView};
 use airlock_api::token::TokenView;
 use airlock_api::vm::VmView;
 use airlock_domain::boot::{Failure, TimelineEntry};
 use airlock_domain::provider::Provider;
+use airlock_domain::session::login::Login;
 use airlock_engine::Engine;
 use airlock_engine::records::{CredentialRecord, SessionRecord, TokenRecord, VmRecord};
 use airlock_image::GoldenImage;
 use airlock_protocol::Stage;
+use airlock_protocol::login::Flow;
 use jiff::Timestamp;
 
 use crate::access::Caller;
@@ -73,6 +75,20 @@ pub fn session(around: Around<'_>, record: &SessionRecord, reached: Option<Stage
         more_time: more_time && !record.state.is_terminal(),
         ended_at: record.ended_ms.map(time),
         error,
+        login: record.login.as_ref().map(login),
+    }
+}
+
+/// A login. Only a device flow shows its page: it is the same for everybody, others are for one sign-in.
+fn login(login: &Login) -> LoginView {
+    let is_device = login.flow == Flow::DeviceCode;
+    LoginView {
+        flow: login.flow.name().to_owned(),
+        user_code: login.user_code.clone(),
+        code_wanted: login.code_wanted,
+        verification_url: login.url.clone().filter(|_| is_device),
+        attempt: login.attempt,
+        outcome: login.outcome.as_ref().map(|(outcome, _)| outcome.name().to_owned()),
     }
 }
 
@@ -182,7 +198,21 @@ mod tests {
             clock: SessionClock { boot_id: String::new(), created_ms: 0, deadline_ms: 1 },
             ended_ms: None,
             failure: None,
+            login: None,
         }
+    }
+
+    #[test]
+    fn only_a_device_flow_shows_its_page() {
+        let mut record = record();
+        let url = || Some(airlock_protocol::Sensitive::new("https://i/device"));
+        record.login = Some(Login { url: url(), code_wanted: true, ..Login::new(Flow::PasteCode) });
+        let json = serde_json::to_value(session(Around::default(), &record, None)).unwrap();
+        assert_eq!(json["login"], serde_json::json!({"flow": "paste_code", "codeWanted": true, "attempt": 1}));
+        record.login = Some(Login { url: url(), user_code: url(), ..Login::new(Flow::DeviceCode) });
+        let json = serde_json::to_value(session(Around::default(), &record, None)).unwrap();
+        assert_eq!(json["login"]["verificationUrl"], "https://i/device");
+        assert!(!format!("{:?}", session(Around::default(), &record, None)).contains("https://i"), "never in a log");
     }
 
     #[test]

@@ -31,13 +31,15 @@ impl Wanted {
         self.pattern.as_ref().is_none_or(|pattern| pattern.is_match(url))
     }
 
-    /// The first such URL at the start of a word in `text`, the contents of a screen of so many columns.
+    /// The last such URL at the start of a word in `text`, the contents of a screen of so many columns: what a tool shows again
+    /// stands below what it showed first.
     pub fn find(&self, text: &str, columns: usize) -> Option<String> {
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         let mut urls = lines
             .iter()
             .enumerate()
-            .flat_map(|(at, line)| self.starts(line).into_iter().map(move |start| (at, start)).collect::<Vec<_>>());
+            .rev()
+            .flat_map(|(at, line)| self.starts(line).into_iter().rev().map(move |start| (at, start)).collect::<Vec<_>>());
         urls.find_map(|(at, start)| Some(join(&lines[at..], start, columns)).filter(|url| self.is_login(url)))
     }
 

@@ -98,7 +98,7 @@ impl Guest {
 
     pub fn started(&self) -> i32 {
         match self.next() {
-            LoginEvent::ToolStarted { pid } => pid,
+            LoginEvent::ToolStarted { pid, .. } => pid,
             other => panic!("{other:?}"),
         }
     }

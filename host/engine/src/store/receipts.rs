@@ -37,14 +37,18 @@ impl Store {
     }
 }
 
-/// Unused viewer links go; the cookie of a page that is open lasts long enough to show the end. Returns how many links went.
+/// Unused viewer links go, except those that show why a sign-in failed or expired: there is no machine behind them any more. The
+/// cookie of a page that is open lasts long enough to show the end. Returns how many links went.
 async fn revoke_links(connection: &mut SqliteConnection, session: &str, now_ms: i64) -> Result<u64, StoreError> {
     let doing = "revoke a session's viewer links";
-    let gone = sqlx::query("DELETE FROM viewer_secrets WHERE session_id = $1 AND kind = 'ticket'")
-        .bind(session)
-        .execute(&mut *connection)
-        .await
-        .map_err(sql(doing))?;
+    let gone = sqlx::query(
+        "DELETE FROM viewer_secrets WHERE session_id = $1 AND kind = 'ticket' \
+         AND NOT EXISTS (SELECT 1 FROM sessions s WHERE s.id = $1 AND s.state IN ('failed', 'expired'))",
+    )
+    .bind(session)
+    .execute(&mut *connection)
+    .await
+    .map_err(sql(doing))?;
     sqlx::query("UPDATE viewer_secrets SET expires_ms = $1 WHERE session_id = $2 AND expires_ms > $1")
         .bind(now_ms + AFTERWARDS_MS)
         .bind(session)

@@ -67,8 +67,13 @@ pub enum Accepted {
     Begun(SessionRecord),
     /// It waits.
     Waiting(SessionRecord, Shortage),
-    /// Nothing was written.
+    /// Nothing was written: there is no room.
     Refused(Shortage),
+    /// Nothing was written: the user's key stands for a start of another provider.
+    Taken {
+        /// Which.
+        provider: String,
+    },
 }
 
 const SELECT: &str = "SELECT s.*, CASE WHEN s.state = 'queued' THEN (SELECT COUNT(*) FROM sessions q WHERE q.host = s.host AND q.state = 'queued' \
@@ -79,16 +84,23 @@ impl Store {
     pub async fn accept(&self, new: &NewSession, room: &Room) -> Result<Accepted, StoreError> {
         let mut tx = self.begin("accept a start").await?;
         if let Some(key) = &new.idempotency_key {
-            let query = format!("{SELECT} WHERE s.user_id = $1 AND s.provider = $2 AND s.idempotency_key = $3");
+            // The start with the same provider first, if there is one.
+            let query =
+                format!("{SELECT} WHERE s.user_id = $1 AND s.idempotency_key = $2 ORDER BY s.provider <> $3 LIMIT 1");
             let known = sqlx::query(sqlx::AssertSqlSafe(query))
                 .bind(&new.user_id)
-                .bind(&new.provider)
                 .bind(key)
+                .bind(&new.provider)
                 .fetch_optional(&mut *tx)
                 .await
                 .map_err(sql("look up an idempotency key"))?;
             if let Some(row) = known {
-                return Ok(Accepted::Known(read_session(&row)?));
+                let known = read_session(&row)?;
+                return Ok(if known.provider == new.provider {
+                    Accepted::Known(known)
+                } else {
+                    Accepted::Taken { provider: known.provider }
+                });
             }
         }
         let load = self.load(&mut tx, Some(&new.user_id), room).await?;
@@ -368,6 +380,7 @@ impl NewSession {
             },
             ended_ms: None,
             failure: None,
+            login: None,
         }
     }
 }
@@ -398,6 +411,7 @@ fn read_session(row: &SqliteRow) -> Result<SessionRecord, StoreError> {
         },
         ended_ms: maybe("ended_ms")?,
         failure: read_failure(row)?,
+        login: None,
     })
 }
 

@@ -95,7 +95,15 @@ async fn the_same_idempotency_key_gives_the_same_session() {
         (Accepted::Begun(first), Accepted::Known(second)) => assert_eq!(first, second),
         other => panic!("{other:?}"),
     }
+    let other = |user: &str, provider: &str| {
+        let (user_id, provider) = (user.to_owned(), provider.to_owned());
+        NewSession { user_id, provider, ..new_session(Some("k")) }
+    };
+    let taken = store.accept(&other("u1", "codex"), &room(0)).await.unwrap();
+    assert_eq!(taken, Accepted::Taken { provider: "demo".into() });
     assert_eq!(store.vms().await.unwrap().len(), 1);
+    let another = store.accept(&other("u2", "codex"), &room(0)).await.unwrap();
+    assert!(matches!(another, Accepted::Begun(_)), "keys are each user's own: {another:?}");
 }
 
 #[tokio::test]

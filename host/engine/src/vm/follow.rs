@@ -136,6 +136,9 @@ impl VmTask {
                 self.session.clock.deadline_ms = deadline.mono_ms;
                 let _ = self.events.send(SessionEvent::State(self.session.clone()));
             }
+            Some(Order::OpenUrl { url, answer }) => drop(answer.send(self.open_url(url).await)),
+            Some(Order::EnterCode { code, answer }) => drop(answer.send(self.enter_code(code).await)),
+            Some(Order::Retry { flow, answer }) => drop(answer.send(self.retry_login(flow).await)),
             Some(Order::Look { answer }) => {
                 let looking = self.look(LIMIT);
                 tokio::spawn(async move { drop(answer.send(looking.await)) });
@@ -160,6 +163,8 @@ impl VmTask {
     async fn on_input(&mut self, input: Input) -> Result<Next, Failure> {
         let probe = match input {
             Input::ConsoleLine(line) => self.on_boot(BootEvent::ConsoleLine(&line)).await?,
+            // What the guest gave before it died is not thrown away with it.
+            Input::Exited(_) if self.pending.is_some() => return self.commit().await,
             Input::Exited(exit) => self.on_boot(BootEvent::VmmExited(exit)).await?,
             Input::Healthy(health) => {
                 let addresses: Vec<_> = health.addresses.iter().map(|address| address.addr.clone()).collect();
@@ -190,8 +195,8 @@ impl VmTask {
                 }
             }
             GuestMessage::Stage(report) => probe = self.on_boot(BootEvent::GuestReport(&report)).await?,
-            GuestMessage::Login { login_id, event, .. } if login_id == self.session.id.to_string() => {
-                return self.on_login(event).await;
+            GuestMessage::Login { login_id, attempt, event } if login_id == self.session.id.to_string() => {
+                return self.on_login(attempt, event).await;
             }
             GuestMessage::Reached { id, outcome, ms } => {
                 if let Some(answer) = self.probes.waiting.remove(&id) {
@@ -220,6 +225,9 @@ impl VmTask {
         if let Some(boot) = self.boot.next_deadline_ms() {
             wake = wake.min(self.planned + Duration::from_secs_f64(boot / 1000.0));
         }
+        if let Some(give_up_ms) = self.session.login.as_ref().and_then(|login| login.give_up_ms) {
+            wake = wake.min(super::instant_of(give_up_ms));
+        }
         if self.pending.is_some() {
             wake = wake.min(Instant::now() + COMMIT_RETRY);
         }
@@ -231,6 +239,7 @@ impl VmTask {
         if self.pending.is_some() {
             return self.commit().await;
         }
+        self.judge_login()?;
         if Instant::now() >= self.deadline && self.session.state != SessionState::Capturing {
             return Ok(Next::End(End::Expired));
         }

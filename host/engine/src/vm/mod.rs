@@ -21,19 +21,23 @@ use std::time::{Duration, Instant};
 use airlock_domain::Cause;
 use airlock_domain::boot::{BootEvent, BootMachine, BootOutput, Contract, Failure, TimelineEntry, needed_services};
 use airlock_domain::diagnosis::Expected;
+use airlock_domain::provider::Provider;
+use airlock_domain::session::login::Login;
 use airlock_domain::session::{SessionEvent as Event, SessionState};
 use airlock_domain::step::Step;
 use airlock_effects::control::ControlSender;
 use airlock_effects::vmm::VmmHandle;
 use airlock_image::GoldenImage;
 use airlock_protocol::guest_config::{Addressing, NetworkOwner};
-use airlock_protocol::message::{CapturedFile, LoginSpec, ReachTarget};
+use airlock_protocol::login::{CapturedFile, Flow};
+use airlock_protocol::message::ReachTarget;
 use airlock_protocol::stage::Reporter;
 use airlock_protocol::{Sensitive, Stage, paths};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::clock::{Moment, monotonic_ms, now_ms};
 use crate::context::Context;
+use crate::engine_login::LoginError;
 use crate::engine_probe::Facts;
 use crate::error::chain;
 use crate::records::{Reached, SessionEvent, SessionRecord, VmState};
@@ -52,6 +56,12 @@ pub(crate) enum Order {
     Detach,
     /// Something happened to the VM behind the task's back.
     Tell(Cause),
+    /// Show a page in the guest's browser.
+    OpenUrl { url: Sensitive, answer: oneshot::Sender<Result<(), LoginError>> },
+    /// Type a code at the tool's prompt.
+    EnterCode { code: Sensitive, answer: oneshot::Sender<Result<(), LoginError>> },
+    /// Try the login again.
+    Retry { flow: Flow, answer: oneshot::Sender<Result<(), LoginError>> },
     /// The session lasts until then.
     Extend(Moment),
     /// Ask the guest what it reaches.
@@ -69,6 +79,8 @@ pub(crate) struct View {
     pub password: Option<Sensitive>,
     /// Where the session stands.
     pub state: SessionState,
+    /// How its login stands.
+    pub login: Option<Login>,
 }
 
 /// Where a session is talked about; made before its VM when it waits.
@@ -80,7 +92,8 @@ pub(crate) struct Channels {
 
 impl Channels {
     pub fn new(state: SessionState) -> Self {
-        Self { events: broadcast::channel(256).0, view: watch::channel(View { target: None, password: None, state }).0 }
+        let view = View { target: None, password: None, state, login: None };
+        Self { events: broadcast::channel(256).0, view: watch::channel(view).0 }
     }
 }
 
@@ -109,7 +122,6 @@ pub(crate) struct Ingredients {
     pub session: SessionRecord,
     pub address: Ipv4Addr,
     pub image: GoldenImage,
-    pub login: Option<LoginSpec>,
     pub channels: Channels,
     /// What is known of its boot already.
     pub timeline: Vec<TimelineEntry>,
@@ -123,7 +135,6 @@ pub(crate) struct VmTask {
     pub(crate) address: Ipv4Addr,
     generation: i64,
     pub(crate) image: GoldenImage,
-    login: Option<LoginSpec>,
     planned: Instant,
     deadline: Instant,
     boot: BootMachine,
@@ -143,9 +154,12 @@ pub(crate) struct VmTask {
 
 impl VmTask {
     pub fn new(made_of: Ingredients) -> (Self, LiveVm, mpsc::Receiver<Order>) {
-        let Ingredients { ctx, session, address, image, login, channels, timeline, generation } = made_of;
+        let Ingredients { ctx, mut session, address, image, channels, timeline, generation } = made_of;
         let Channels { events, view } = channels;
         let (orders, orders_rx) = mpsc::channel(8);
+        let provider = ctx.providers.iter().find(|provider| provider.id == session.provider);
+        session.login = provider.and_then(Provider::preferred_flow).map(Login::new);
+        view.send_modify(|view| view.login.clone_from(&session.login));
         let live = LiveVm { orders, events: events.clone(), view: view.subscribe() };
         let task = Self {
             boot: BootMachine::resume(contract(&ctx, &image, address), timeline),
@@ -156,7 +170,6 @@ impl VmTask {
             address,
             generation,
             image,
-            login,
             ready: false,
             handle: None,
             control: None,

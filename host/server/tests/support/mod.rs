@@ -13,11 +13,19 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use airlock_domain::admission::Limits;
 use airlock_domain::config::{Config, DriverChoice};
+use airlock_domain::session::SessionState;
+use airlock_domain::vmm::DriverKind;
+use airlock_domain::{SessionId, VmId};
 use airlock_effects::netns::Netns;
-use airlock_engine::Engine;
 use airlock_engine::records::Scope;
+use airlock_engine::store::{Accepted, NewSession, Room, Store};
+use airlock_engine::vault::Vault;
+use airlock_engine::{Engine, Moment, capture};
 use airlock_image::Manifest;
+use airlock_protocol::Sensitive;
+use airlock_protocol::message::CapturedFile;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
@@ -27,6 +35,7 @@ use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 use tokio::sync::watch;
 use tower::ServiceExt;
+use uuid::Uuid;
 
 use self::machine::Daemon;
 
@@ -185,6 +194,50 @@ impl Api {
         let mut connection = options.connect().await.unwrap();
         let done = sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
         assert!(done.rows_affected() > 0, "{statement}");
+    }
+
+    /// A credential in the vault, captured as the daemon does, by a session of its own; the session's id.
+    pub async fn capture(&self, user: &str, provider: &str, content: &str) -> String {
+        let store = Store::open(&self.state_dir().join("airlock.db"), "seeding").await.unwrap();
+        let new = NewSession {
+            id: SessionId::from_uuid(Uuid::new_v4()),
+            vm_id: VmId::from_uuid(Uuid::new_v4()),
+            user_id: user.into(),
+            provider: provider.into(),
+            idempotency_key: None,
+            image: "base@sha256:00".into(),
+            driver: DriverKind::QemuTcg,
+            memory_mib: 64,
+            now: Moment::now(),
+            boot_id: "boot".into(),
+            lasts_ms: 60_000,
+        };
+        let room = Room {
+            limits: Limits { sessions_per_user: 0, ..Limits::default() },
+            subnet: "10.99.0.1/24".parse().unwrap(),
+            memory_mib: 1 << 30,
+            available_mib: 1 << 30,
+        };
+        let Accepted::Begun(session) = store.accept(&new, &room).await.unwrap() else { panic!("not begun") };
+        assert!(store.move_session(session.id, session.state, SessionState::Capturing, None, 1).await.unwrap());
+        let vault = Vault::open(&self.engine.config().vault, self.state_dir(), false).unwrap();
+        let content = Sensitive::new(content);
+        let file = CapturedFile { path: ".tool/c.json".into(), mode: 0o600, modified_ms: 1, expires_ms: None, content };
+        let session = store.session(session.id).await.unwrap().unwrap();
+        assert!(capture::commit(&store, &vault, &session, &[file]).await.unwrap().is_some());
+        store.close().await;
+        session.id.to_string()
+    }
+
+    pub fn state_dir(&self) -> &Path {
+        &self.engine.config().state_dir
+    }
+
+    /// With a token, and what is sent as JSON.
+    pub async fn as_token(&self, token: &str, method: Method, uri: &str, body: &Value) -> Answer {
+        let bearer = format!("Bearer {token}");
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send(method, uri, &[("authorization", &bearer), ("content-type", "application/json")], &body).await
     }
 
     /// Starts a session of the provider `shell`: its id and the path of its viewer link.

@@ -110,6 +110,7 @@ pub enum Output {
 /// One login.
 #[derive(Debug)]
 pub struct Machine {
+    flow: Flow,
     has_status_command: bool,
     wants_user_code: bool,
     prompts: Vec<Prompt>,
@@ -160,6 +161,7 @@ impl Machine {
     pub fn new(spec: &LoginSpec, now: u64) -> Self {
         let asks = spec.prompts.iter().any(|prompt| prompt.reply == Reply::Code);
         Self {
+            flow: spec.flow,
             has_status_command: spec.status_command.is_some(),
             wants_user_code: spec.flow == Flow::DeviceCode && spec.user_code_pattern.is_some(),
             prompts: spec.prompts.clone(),
@@ -208,7 +210,7 @@ impl Machine {
     /// Takes one input.
     pub fn take(&mut self, input: Input, now: u64) -> Vec<Output> {
         match input {
-            Input::Started { pid } => vec![Output::Emit(LoginEvent::ToolStarted { pid })],
+            Input::Started { pid } => vec![Output::Emit(LoginEvent::ToolStarted { pid, flow: Some(self.flow) })],
             Input::NotStarted { outcome, detail } => {
                 self.exit = Some(Exit { code: None, last_words: String::new() });
                 self.fail(outcome, detail)

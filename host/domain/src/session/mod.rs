@@ -7,7 +7,9 @@
 //! ```
 //!
 //! Terminal states are immutable. `completed` is entered only by [`SessionEvent::Sealed`], that is after the credential is
-//! committed to the vault. `capturing` goes back to nothing: it ends in `completed`, or in a failure that keeps the reason.
+//! committed to the vault. What happens inside `awaiting_user` is the [`login`]'s. `capturing` goes back to nothing: it ends in `completed`, or in a failure that keeps the reason.
+
+pub mod login;
 
 use serde::{Deserialize, Serialize};
 
