@@ -84,10 +84,10 @@ impl Browser {
 fn page(link: &str) -> io::Result<NamedTempFile> {
     let mut page = tempfile::Builder::new().prefix("airlock-").suffix(".html").tempfile()?;
     let safe = link.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
-    write!(
+    writeln!(
         page,
         "<!doctype html><meta charset=\"utf-8\"><meta name=\"referrer\" content=\"no-referrer\">\
-         <meta http-equiv=\"refresh\" content=\"0;url={safe}\"><title>Airlock</title><a href=\"{safe}\">Open the viewer</a>\n"
+         <meta http-equiv=\"refresh\" content=\"0;url={safe}\"><title>Airlock</title><a href=\"{safe}\">Open the viewer</a>"
     )?;
     page.flush()?;
     Ok(page)
