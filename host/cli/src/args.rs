@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    audit, credentials, demo_idp, diagnose, evidence, image, login, net, reconcile, serve, session, token, up, vault,
-    vm,
+    audit, credentials, demo_idp, diagnose, evidence, image, login, net, provider, reconcile, serve, session, token,
+    up, vault, vm,
 };
 
 /// Sign-ins inside disposable machines.
@@ -51,6 +51,9 @@ pub enum Command {
     /// Sign-ins
     #[command(subcommand)]
     Session(session::SessionCommand),
+    /// Tools that can be signed in
+    #[command(subcommand)]
+    Provider(provider::ProviderCommand),
     /// Machines
     #[command(subcommand)]
     Vm(vm::VmCommand),
@@ -103,6 +106,11 @@ mod tests {
             "airlock login demo --user u --until reachable",
             "airlock session ls --user u",
             "airlock session cancel 1",
+            "airlock session url 1",
+            "airlock session code 1",
+            "airlock session retry 1 --flow device_code",
+            "airlock provider ls --json",
+            "airlock provider check F --run --user u",
             "airlock vm console 1 -f",
             "airlock vm destroy 1 2",
             "airlock image build base browser",
@@ -153,6 +161,8 @@ mod tests {
             "airlock audit verify",
             "airlock vault forget",
             "airlock evidence rm",
+            "airlock provider check",
+            "airlock session retry 1 --flow soon",
             "airlock image rm",
             "airlock image diff base",
             "airlock serve --nope",

@@ -59,6 +59,11 @@ impl Client {
         self.json(self.request(Method::POST, path).timeout(ANSWER).header("Idempotency-Key", key).json(body)).await
     }
 
+    /// A POST that is answered with nothing.
+    pub async fn post_empty(&self, path: &str, body: &impl Serialize) -> Outcome<()> {
+        self.send(self.request(Method::POST, path).timeout(ANSWER).json(body)).await.map(drop)
+    }
+
     pub async fn delete(&self, path: &str) -> Outcome<()> {
         self.send(self.request(Method::DELETE, path).timeout(ANSWER)).await.map(drop)
     }

@@ -95,7 +95,7 @@ fn at(event: &Event, wanted: Stage) -> Option<f64> {
 }
 
 /// Ends a session; returns when nothing of its machine is left.
-async fn cancel(client: &Client, id: &str) -> Outcome<SessionView> {
+pub async fn cancel(client: &Client, id: &str) -> Outcome<SessionView> {
     client.post(&format!("/api/auth/session/{id}/cancel"), &json!({})).await
 }
 

@@ -19,6 +19,7 @@ mod login;
 mod net;
 mod output;
 mod progress;
+mod provider;
 mod reconcile;
 mod serve;
 mod session;
@@ -50,6 +51,7 @@ async fn main() -> ExitCode {
         Command::Diagnose(args) => diagnose::run(&global, args).await,
         Command::Login(args) => login::run(&global, args).await,
         Command::Session(command) => session::run(&global, command).await,
+        Command::Provider(command) => provider::run(&global, command).await,
         Command::Vm(command) => vm::run(&global, command).await,
         Command::Image(command) => image::run(&global, command).await,
         Command::Credentials(command) => credentials::run(&global, command).await,

@@ -1,14 +1,17 @@
 //! `airlock session`: sign-ins of this daemon.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use airlock_api::session::{SessionList, SessionView, Timeline};
+use airlock_api::session::{OauthUrl, RetryRequest, SessionList, SessionView, Timeline};
+use airlock_protocol::Sensitive;
+use airlock_protocol::login::Flow;
 use clap::Subcommand;
 use serde_json::json;
 
 use crate::args::Global;
 use crate::client::{Client, segment};
-use crate::failure::Outcome;
+use crate::failure::{FAILED, Failure, Outcome};
 use crate::follow::{Event, follow};
 use crate::login::outcome;
 use crate::output::{facts, json_line, line, result, table};
@@ -28,6 +31,23 @@ pub enum SessionCommand {
     Watch { id: String },
     /// End a session; returns when its machine is gone
     Cancel { id: String },
+    /// Print the provider's page of a sign-in, and the code to type there. Both are secret
+    Url { id: String },
+    /// Show a page in the browser of a sign-in's machine
+    Open {
+        id: String,
+        /// An http:// or https:// address
+        url: String,
+    },
+    /// Type the code that the provider's page shows; it is read from the standard input
+    Code { id: String },
+    /// Try a login that failed again, in the same machine
+    Retry {
+        id: String,
+        /// Another flow of the provider
+        #[arg(long, value_name = "FLOW", value_parser = flow_of)]
+        flow: Option<Flow>,
+    },
     /// Show what was removed when a session's machine was destroyed, signed
     Receipt { id: String },
 }
@@ -63,6 +83,32 @@ pub async fn run(global: &Global, command: SessionCommand) -> Outcome {
                 outcome(&session)?;
                 ExitCode::SUCCESS
             }
+        }
+        SessionCommand::Url { id } => {
+            let page: OauthUrl = client.get(&format!("{}/oauth-url", path(&id))).await?;
+            result(global.json, &page, || {
+                line(page.url.expose());
+                if let Some(code) = &page.user_code {
+                    line(format!("code {}", code.expose()));
+                }
+            })
+        }
+        SessionCommand::Open { id, url } => {
+            client.post_empty(&format!("{}/open-url", path(&id)), &json!({ "url": url })).await?;
+            result(global.json, &json!({ "opened": true }), || line("opened"))
+        }
+        SessionCommand::Code { id } => {
+            let code = read_code()?;
+            let session: SessionView =
+                client.post(&format!("{}/code", path(&id)), &json!({ "code": code.expose() })).await?;
+            result(global.json, &json!({"session": session}), || line("sent"))
+        }
+        SessionCommand::Retry { id, flow } => {
+            let session: SessionView = client.post(&format!("{}/retry", path(&id)), &RetryRequest { flow }).await?;
+            result(global.json, &json!({"session": session}), || {
+                let attempt = session.login.as_ref().map_or(0, |login| login.attempt);
+                line(format!("session {} is {}, attempt {attempt}", session.session_id, session.state));
+            })
         }
         SessionCommand::Receipt { id } => crate::audit::receipt(global, &id).await?,
         SessionCommand::Cancel { id } => {
@@ -116,6 +162,23 @@ fn waiting_for(session: &SessionView) -> String {
     }
 }
 
+/// One line of the standard input: an argument would show in the process list.
+fn read_code() -> Outcome<Sensitive> {
+    if std::io::stdin().is_terminal() {
+        eprint!("code: ");
+    }
+    let mut text = String::new();
+    std::io::stdin()
+        .read_line(&mut text)
+        .map_err(|error| Failure::new(FAILED, "no_code", "read the code", "type it, or pipe it in").because(&error))?;
+    Ok(Sensitive::new(text.trim()))
+}
+
+fn flow_of(name: &str) -> Result<Flow, String> {
+    let flows = [Flow::DeviceCode, Flow::PasteCode, Flow::Loopback];
+    flows.into_iter().find(|flow| flow.name() == name).ok_or_else(|| "device_code, paste_code or loopback".to_owned())
+}
+
 fn rows(list: &SessionList) -> Vec<Vec<String>> {
     let row = |session: &SessionView| {
         vec![
@@ -145,6 +208,8 @@ fn show(session: &SessionView) {
         ("address", session.browser_ip.map(|ip| ip.to_string())),
         ("waits at", session.queue_position.map(|place| place.to_string())),
         ("created", Some(session.created_at.clone())),
+        ("login", session.login.as_ref().map(|login| format!("{}, attempt {}", login.flow, login.attempt))),
+        ("outcome", session.login.as_ref().and_then(|login| login.outcome.clone())),
         ("deadline", Some(session.deadline.clone())),
         ("at most until", Some(session.latest_deadline.clone()).filter(|_| session.more_time)),
         ("ended", session.ended_at.clone()),
