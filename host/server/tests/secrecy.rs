@@ -82,7 +82,11 @@ async fn tickets_cookies_and_passwords_are_in_no_log_and_no_file() {
     let watched = machine.cookie.split_once('=').unwrap().1.to_owned();
 
     let text = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
-    assert!(text.contains("/novnc") && text.contains("vnc_auth_mismatch"), "the log says what happened: {} bytes", text.len());
+    assert!(
+        text.contains("/novnc") && text.contains("vnc_auth_mismatch"),
+        "the log says what happened: {} bytes",
+        text.len()
+    );
     for (what, secret) in [
         ("ticket", ticket.as_str()),
         ("cookie", &secret),
