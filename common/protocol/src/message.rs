@@ -29,7 +29,7 @@ pub enum HostMessage {
         now_ms: u64,
     },
     /// Run a provider's tool. A login that already runs under the same `login_id` and attempt is left alone.
-    StartLogin(LoginSpec),
+    StartLogin(Box<LoginSpec>),
     /// Show a page in the browser.
     OpenUrl {
         /// The page.
