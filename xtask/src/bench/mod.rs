@@ -3,6 +3,7 @@
 mod boot;
 mod copy;
 pub(crate) mod http;
+mod login;
 mod netns;
 mod ours;
 mod overhead;
@@ -21,6 +22,8 @@ pub enum Bench {
     Boot(boot::Args),
     /// Host overhead per start, request to VMM spawned: one at a time, many at once, and beside many live VMs.
     Overhead(overhead::Args),
+    /// From the browser's answer to the sealed credential, and to the end of the machine.
+    Login(login::Args),
 }
 
 /// Runs one bench.
@@ -28,6 +31,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Boot(args) => boot::run(args),
         Bench::Overhead(args) => overhead::run(args),
+        Bench::Login(args) => login::run(args),
     }
 }
 
