@@ -32,7 +32,7 @@ pub enum HostMessage {
         vnc_password: Option<Sensitive>,
     },
     /// Run a provider's tool. A login that already runs under the same `login_id` and attempt is left alone.
-    StartLogin(LoginSpec),
+    StartLogin(Box<LoginSpec>),
     /// Show a page in the browser.
     OpenUrl {
         /// The page.

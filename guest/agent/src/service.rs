@@ -199,7 +199,7 @@ impl Agent {
                 }
                 self.outbox.host_came(|| std::iter::once(self.hello()).chain(self.logins.replay()).collect());
             }
-            HostMessage::StartLogin(spec) => self.logins.start(spec),
+            HostMessage::StartLogin(spec) => self.logins.start(*spec),
             HostMessage::OpenUrl { url } => self.browser.open_in_background(url, |_| {}),
             HostMessage::EnterCode { code } => self.logins.enter_code(code),
             HostMessage::CancelLogin => self.logins.cancel(),

@@ -94,9 +94,12 @@ fn a_code_that_was_refused_is_asked_for_again_on_a_terminal_and_on_pipes() {
 fn the_last_wrong_code_is_the_outcome_and_a_retry_runs_the_tool_again() {
     let guest = Guest::new();
     let script = format!(
-        "echo https://idp.example/a; printf 'Code: '; read -r code; \
+        "read -r go < \"$HOME/gate\"; echo https://idp.example/a; printf 'Code: '; read -r code; \
          case $code in good) {WRITE}; exit 0;; esac; echo 'That code was not accepted'; exit 1"
     );
+    std::fs::create_dir_all(guest.dir.join("home")).unwrap();
+    nix::unistd::mkfifo(&guest.dir.join("home/gate"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let open_gate = || std::fs::write(guest.dir.join("home/gate"), "go\n").unwrap();
     let mut spec = sh(&guest, Flow::PasteCode, &script);
     spec.prompts = vec![prompt("Code: ", Reply::Code)];
     spec.outcomes = vec![rule("not accepted", Outcome::InvalidCode, false)];
@@ -104,6 +107,7 @@ fn the_last_wrong_code_is_the_outcome_and_a_retry_runs_the_tool_again() {
     let first = guest.started();
     // It comes before the tool asks, and is kept for its question.
     guest.logins.enter_code(Sensitive::new("bad"));
+    open_gate();
     assert!(matches!(guest.next(), LoginEvent::CodeRefused { .. }));
     assert_eq!(guest.next(), LoginEvent::ToolExited { code: Some(1), signal: None });
     assert_eq!(guest.failed().0, Outcome::InvalidCode);
@@ -112,6 +116,7 @@ fn the_last_wrong_code_is_the_outcome_and_a_retry_runs_the_tool_again() {
     guest.logins.start(LoginSpec { attempt: 2, ..spec });
     assert_ne!(guest.started(), first);
     guest.logins.enter_code(Sensitive::new("good"));
+    open_gate();
     let (captured, _) = capture_and_exit(&guest);
     assert_eq!(content(&captured), r#"{"token":"t-good"}"#);
 }

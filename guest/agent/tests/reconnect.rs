@@ -147,7 +147,7 @@ fn a_daemon_that_comes_back_is_told_everything_once() {
     assert_eq!(password, vnc_auth::password_file(&Sensitive::new("airlock1")));
     timeline.reached(Stage::AgentUp, &[]);
     assert!(matches!(first.next(), GuestMessage::Stage(report) if report.stage == Stage::AgentUp));
-    first.say(&HostMessage::StartLogin(spec.clone()));
+    first.say(&HostMessage::StartLogin(Box::new(spec.clone())));
     // There is no display here to show the page on.
     let mut seen = vec![first.next_event(), first.next_event(), first.next_event()];
     assert!(matches!(seen[2], LoginEvent::PageNotShown { .. }), "{seen:?}");
@@ -159,7 +159,7 @@ fn a_daemon_that_comes_back_is_told_everything_once() {
     let LoginEvent::Captured { files, confirmed: None } = &seen[3] else { panic!("{seen:?}") };
     let [CapturedFile { content, .. }] = &files[..] else { panic!("{seen:?}") };
     assert_eq!(content.expose(), r#"{"token":"t-1"}"#);
-    first.die_while_saying(&HostMessage::StartLogin(spec.clone()));
+    first.die_while_saying(&HostMessage::StartLogin(Box::new(spec.clone())));
 
     // Meanwhile the guest lives on. What the dead daemon would have been told is told to the next.
     timeline.reached(Stage::DisplayUp, &[]);
@@ -172,7 +172,7 @@ fn a_daemon_that_comes_back_is_told_everything_once() {
     assert_eq!(said, as_login(&seen));
 
     // It starts the login as the first one did. The tool does not run twice, and nothing is said twice.
-    second.say(&HostMessage::StartLogin(spec.clone()));
+    second.say(&HostMessage::StartLogin(Box::new(spec.clone())));
     said = second.rest();
     assert_eq!((said, runs(&guest).as_str()), (vec![], "ran\n"));
     second.say(&HostMessage::CredentialStored { login_id: "login-1".into() });
@@ -182,7 +182,7 @@ fn a_daemon_that_comes_back_is_told_everything_once() {
     // The third daemon has the credential in its store: it is told the login without it.
     let (mut third, stages) = Host::greet(&channel);
     assert_eq!(stages.len(), 4);
-    third.say(&HostMessage::StartLogin(spec));
+    third.say(&HostMessage::StartLogin(Box::new(spec)));
     let stored: Vec<_> = seen.into_iter().filter(|event| !matches!(event, LoginEvent::Captured { .. })).collect();
     assert_eq!((third.rest(), runs(&guest).as_str()), (as_login(&stored), "ran\n"));
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use crate::failure::{FAILED, Failure, Outcome, REFUSED, USAGE};
 
 /// Before any secret is in this process: nobody dumps it, nobody but root reads its memory.
-pub fn harden() {
+fn harden() {
     if let Err(error) = airlock_effects::secret::harden_process() {
         tracing::warn!(%error, "the daemon's memory can be dumped: LimitCORE=0 of its unit helps");
     }
@@ -34,6 +34,7 @@ pub async fn bind(addr: SocketAddr) -> Outcome<TcpListener> {
 
 /// Binds and opens everything, in the order in which a refusal costs least: state directory, port, network.
 pub async fn open(mut config: Config) -> Outcome<(Engine, TcpListener)> {
+    harden();
     // Only asked, so that a second daemon hears of the first and not of its port; the engine takes the lock to keep it.
     drop(StateLock::take(&config.state_dir).map_err(OpenError::StateDir)?);
     let listener = bind(config.listen).await?;

@@ -29,7 +29,6 @@ pub async fn run(global: &Global, args: ServeArgs) -> Outcome {
         config.demo_idp.password = config.demo_idp.password.map(|_| "[redacted]".to_owned());
         return Ok(result(global.json, &json!({"ok": true, "config": config}), || line("the configuration is valid")));
     }
-    daemon::harden();
     let demo_password = config::choose_demo_password(&mut config)?;
     let (engine, listener) = daemon::open(config).await?;
     if let Some(password) = demo_password {

@@ -358,7 +358,7 @@ impl Inner {
         let waiting = self.tasks().waiting.remove(&session.vm_id);
         let channels = waiting.unwrap_or_else(|| Channels::new(session.state));
         channels.view.send_modify(|view| view.state = session.state);
-        let _ = channels.events.send(SessionEvent::State(session.clone()));
+        let _ = channels.events.send(SessionEvent::State(Box::new(session.clone())));
         match self.ctx.registry.find(&session.image) {
             Ok(image) => self.begin(session, image, channels),
             // Removed while the session waited: without a task the next pass fails it.
@@ -372,7 +372,7 @@ impl Inner {
         let waiting = self.tasks().waiting.remove(&session.vm_id);
         if let Some(channels) = waiting {
             channels.view.send_modify(|view: &mut View| view.state = session.state);
-            let _ = channels.events.send(SessionEvent::State(session));
+            let _ = channels.events.send(SessionEvent::State(Box::new(session)));
         }
     }
 }

@@ -227,7 +227,7 @@ pub struct Reached {
 #[derive(Debug, Clone)]
 pub enum SessionEvent {
     /// The session changed.
-    State(SessionRecord),
+    State(Box<SessionRecord>),
     /// Its VM reached a stage, or failed at it.
     Stage(TimelineEntry),
 }

@@ -4,6 +4,7 @@ mod boot;
 mod classify;
 mod copy;
 pub(crate) mod http;
+mod login;
 mod netns;
 mod ours;
 mod overhead;
@@ -27,6 +28,8 @@ pub enum Bench {
     Overhead(overhead::Args),
     /// The screen bridge against a plain TCP relay: throughput and added latency.
     Viewer(viewer::Args),
+    /// From the browser's answer to the sealed credential, and to the end of the machine.
+    Login(login::Args),
 }
 
 /// Runs one bench.
@@ -36,6 +39,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Classify(args) => classify::run(args),
         Bench::Overhead(args) => overhead::run(args),
         Bench::Viewer(args) => viewer::run(args),
+        Bench::Login(args) => login::run(args),
     }
 }
 

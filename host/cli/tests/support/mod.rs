@@ -6,6 +6,7 @@
 // Each test binary uses a part of this module.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+pub mod canary;
 pub mod guest;
 pub mod outside;
 
@@ -248,6 +249,12 @@ impl Daemon {
         let token = fs::read_to_string(daemon.at.state.path().join("admin.token")).unwrap();
         daemon.token = token.trim().to_owned();
         daemon
+    }
+
+    /// The same daemon; the client's connections to it are closed.
+    pub fn without_connections(mut self) -> Self {
+        self.client = reqwest::Client::new();
+        self
     }
 
     pub fn log(&self) -> String {

@@ -134,7 +134,7 @@ impl VmTask {
                 self.deadline = super::instant_of(deadline.mono_ms);
                 self.session.deadline_ms = deadline.wall_ms;
                 self.session.clock.deadline_ms = deadline.mono_ms;
-                let _ = self.events.send(SessionEvent::State(self.session.clone()));
+                let _ = self.events.send(SessionEvent::State(Box::new(self.session.clone())));
             }
             Some(Order::OpenUrl { url, answer }) => drop(answer.send(self.open_url(url).await)),
             Some(Order::EnterCode { code, answer }) => drop(answer.send(self.enter_code(code).await)),

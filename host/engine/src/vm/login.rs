@@ -46,7 +46,7 @@ impl VmTask {
     pub(super) async fn start_login(&mut self) {
         if self.ready
             && let (Some(login), Some(control)) = (self.ctx.login_spec(&self.session), &self.control)
-            && let Err(error) = control.send(&HostMessage::StartLogin(login)).await
+            && let Err(error) = control.send(&HostMessage::StartLogin(Box::new(login))).await
         {
             tracing::warn!(session = %self.session.id, error = chain(&error), "login not started yet");
         }
@@ -93,7 +93,7 @@ impl VmTask {
     /// Tells whoever looks on how the login stands.
     fn publish_login(&mut self) {
         self.view.send_modify(|view| view.login.clone_from(&self.session.login));
-        let _ = self.events.send(SessionEvent::State(self.session.clone()));
+        let _ = self.events.send(SessionEvent::State(Box::new(self.session.clone())));
     }
 
     /// A failed login that nobody tried again in time, or before the session's deadline, fails the session.

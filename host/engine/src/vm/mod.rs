@@ -306,7 +306,7 @@ impl VmTask {
         self.session.failure = failure;
         self.session.ended_ms = to.is_terminal().then_some(now);
         self.view.send_modify(|view| view.state = to);
-        let _ = self.events.send(SessionEvent::State(self.session.clone()));
+        let _ = self.events.send(SessionEvent::State(Box::new(self.session.clone())));
         tracing::info!(session = %self.session.id, state = %to, "session");
     }
 }

@@ -125,6 +125,8 @@ pub struct Machine {
     code: CodePrompt,
     early_code: Option<Sensitive>,
     code_refused: bool,
+    /// A code was refused, and the tool has not asked for the next yet. It may be typed before it does.
+    question_follows: bool,
     said: Option<(Outcome, String)>,
     verdict: Verdict,
     confirming: bool,
@@ -176,6 +178,7 @@ impl Machine {
             code: if asks { CodePrompt::NotAsked } else { CodePrompt::Unknown },
             early_code: None,
             code_refused: false,
+            question_follows: false,
             said: None,
             verdict: Verdict::Missing { path: String::new() },
             confirming: false,
@@ -294,6 +297,8 @@ impl Machine {
                 vec![Output::Type { text: Sensitive::new(text.as_str()), enter: *enter }]
             }
             Reply::Text { .. } => Vec::new(),
+            // The question that belongs to a refusal: the person was told with that.
+            Reply::Code if std::mem::take(&mut self.question_follows) => Vec::new(),
             Reply::Code => match (self.code, self.early_code.take()) {
                 (CodePrompt::Asked, _) => Vec::new(),
                 (_, Some(code)) => self.type_code(code),
@@ -343,7 +348,7 @@ impl Machine {
         if self.code == CodePrompt::Typed {
             self.code = CodePrompt::Asked;
         }
-        self.code_refused = true;
+        (self.code_refused, self.question_follows) = (true, true);
         vec![Output::Emit(LoginEvent::CodeRefused { detail: words })]
     }
 

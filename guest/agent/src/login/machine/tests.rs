@@ -185,6 +185,11 @@ fn a_code_is_asked_for_typed_refused_and_asked_for_again() {
     assert_eq!(m.take(Input::Asked(0), 6), vec![]);
     assert_eq!(m.take(Input::Code(code("bad2")), 7), typed("bad2"));
     assert_eq!(m.take(Input::Asked(0), 8), vec![Output::Emit(LoginEvent::CodeWanted)]);
+    // The next code may be quicker than the question that follows the refusal.
+    m.take(Input::Code(code("bad3")), 8);
+    assert_eq!(m.take(wrong(), 8), vec![refused()]);
+    assert_eq!(m.take(Input::Code(code("bad4")), 8), typed("bad4"));
+    assert_eq!(m.take(Input::Asked(0), 8), vec![]);
     // The tool gives up: what it said last is why.
     m.take(wrong(), 9);
     assert_eq!(causes(&m.take(exited(1), 10)), vec![Outcome::InvalidCode]);
