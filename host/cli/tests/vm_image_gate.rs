@@ -152,10 +152,10 @@ fn an_image_that_does_not_boot_is_not_published_and_its_evidence_is_kept() {
     let state = dir.path();
     let _machines = Machines(state);
     let recipe = include_str!("../../../images/base.toml").replace("name = \"base\"", "name = \"dying\"");
-    let recipe = recipe.replace("network_owner", "handover = \"init\"\nnetwork_owner");
+    // A program that ends in a few milliseconds: a shell may take long enough for the agent to be reachable first.
+    let own = "run = [[\"/bin/cp\", \"/bin/false\", \"/sbin/init\"]]\nhandover = \"init\"\nnetwork_owner";
     let file = state.join("dying.toml");
-    let init = "[[files]]\npath = \"/sbin/init\"\nmode = 0o755\ncontent = \"#!/bin/sh\\necho giving up\\nexit 3\\n\"\n";
-    fs::write(&file, format!("{recipe}\n{init}")).unwrap();
+    fs::write(&file, recipe.replace("network_owner", own)).unwrap();
 
     let failed = run_json(state, &["image", "build", file.to_str().unwrap()]);
     let error = &failed["error"];
@@ -163,7 +163,7 @@ fn an_image_that_does_not_boot_is_not_published_and_its_evidence_is_kept() {
     assert!(!text(error, "remedy").is_empty());
     let bundle = state.join("evidence").join(text(error, "evidenceId"));
     let console = fs::read_to_string(bundle.join("console.log")).unwrap();
-    assert!(console.contains("Kernel panic") && console.contains("giving up"), "{console}");
+    assert!(console.contains("Kernel panic"), "{console}");
     assert_eq!(run_json(state, &["image", "ls"])["images"], json!([]), "nothing is published");
     assert_eq!(run_json(state, &["image", "builds"])["builds"][0]["state"], "failed");
     assert_clean(state);
