@@ -110,6 +110,7 @@ async fn boot_in(kernel: &Path, initramfs: &Path, dir: &Path, deadline: Duration
         vm_id: PROBE_ID.parse().map_err(|error: IdParseError| error.to_string())?,
         dir: dir.to_owned(),
         kernel: kernel.to_owned(),
+        kernel_elf: None,
         initramfs: initramfs.to_owned(),
         rootfs: dir.to_owned(),
         cmdline: "airlock.vm=probe".to_owned(),
@@ -117,6 +118,7 @@ async fn boot_in(kernel: &Path, initramfs: &Path, dir: &Path, deadline: Duration
         vcpus: 1,
         nics: Vec::new(),
         transport: Default::default(),
+        uid: None,
         seed: None,
     };
     let log = dir.join("vmm.log");
@@ -127,6 +129,7 @@ async fn boot_in(kernel: &Path, initramfs: &Path, dir: &Path, deadline: Duration
         dir: dir.to_owned(),
         output: Some(log.clone()),
         netns: None,
+        pid_namespace: false,
     });
     let process = started.await.map_err(|error| chain(&error))?;
     let watched = tokio::time::timeout(deadline, watch_boot(&process, &mut tail)).await;

@@ -74,6 +74,7 @@ impl Context {
 
     async fn choose_driver(&self, image: &GoldenImage) -> Result<ChosenDriver, Error> {
         let (kind, reason) = match self.config.driver {
+            DriverChoice::Firecracker => (DriverKind::Firecracker, "the configuration says so".to_owned()),
             DriverChoice::QemuTcg => (DriverKind::QemuTcg, "the configuration says so".to_owned()),
             DriverChoice::QemuKvm => (DriverKind::QemuKvm, "the configuration says so".to_owned()),
             DriverChoice::Auto => {

@@ -182,7 +182,8 @@ impl Engine {
     /// Opens everything the configuration names, then takes up what an earlier daemon left: live VMs are adopted, the rest is
     /// undone.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
-        Self::open_with(config, Drivers::real()).await
+        let drivers = Drivers::real(config.vmm.firecracker.clone());
+        Self::open_with(config, drivers).await
     }
 
     /// [`Engine::open`] with other drivers.

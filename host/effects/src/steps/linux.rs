@@ -60,11 +60,12 @@ impl LinuxEffects {
 
     async fn stop_vmm(&self, traces: &VmTraces) -> Result<(), EffectError> {
         let found = traces.process.map(ProcessHandle::open).transpose()?.flatten();
-        let Some(process) = found else { return Ok(()) };
-        let driver = self.drivers.get(traces.driver);
-        let paths = driver.paths(&self.dir_of(traces.vm_id));
-        driver.terminate(&VmmHandle { vm_id: traces.vm_id, process, paths }, QUIT_GRACE).await?;
-        Ok(())
+        let (driver, dir) = (self.drivers.get(traces.driver), self.dir_of(traces.vm_id));
+        if let Some(process) = found {
+            let paths = driver.paths(&dir);
+            driver.terminate(&VmmHandle { vm_id: traces.vm_id, process, paths }, QUIT_GRACE).await?;
+        }
+        driver.sweep(&dir).map_err(|source| EffectError::Look { path: dir, source })
     }
 
     fn dir_of(&self, vm_id: VmId) -> PathBuf {
@@ -78,7 +79,10 @@ impl Effects for LinuxEffects {
         let spec = &plan.vmm;
         match step {
             Step::LeaseAddress | Step::AwaitReady => {}
-            Step::CreateTap => self.network.create_tap_port(&TapSpec::of_vm(spec.vm_id, VMM_UID)).await?,
+            Step::CreateTap => {
+                let owner = spec.uid.unwrap_or(VMM_UID);
+                self.network.create_tap_port(&TapSpec::of_vm(spec.vm_id, owner)).await?;
+            }
             Step::GuardTap => self.network.guard_tap(&GuardSpec::of_vm(spec.vm_id, plan.address)).await?,
             Step::PrepareDisk => {
                 for path in [&spec.kernel, &spec.initramfs, &spec.rootfs] {
@@ -170,7 +174,7 @@ impl Effects for LinuxEffects {
     }
 }
 
-/// The VMM runs as the daemon's own user, who therefore owns the TAP.
+/// Unless it is jailed, the VMM runs as the daemon's own user, who therefore owns the TAP.
 const VMM_UID: u32 = 0;
 
 /// The VM's directory that a process works in, also when it was removed under it.
