@@ -11,6 +11,7 @@ mod faults;
 mod guests;
 mod run;
 mod sizes;
+mod test_firecracker;
 
 use std::process::ExitCode;
 
@@ -37,6 +38,8 @@ enum Task {
     Guests(guests::Args),
     /// Produce faults on real machines and compare what Airlock says of them.
     Faults(faults::Args),
+    /// Test the drivers' contract, Firecracker's API, and the real Firecracker where one is given.
+    TestFirecracker(test_firecracker::Args),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -59,6 +62,7 @@ fn perform(task: &Task) -> Result<()> {
         Task::CrashMatrix(args) => crash_matrix::report(args),
         Task::Guests(args) => guests::report(args),
         Task::Faults(args) => faults::report(args),
+        Task::TestFirecracker(args) => test_firecracker::report(args),
         Task::Bench(bench) => bench::run(bench),
     }
 }

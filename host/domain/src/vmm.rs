@@ -91,6 +91,8 @@ pub struct VmPlan {
     pub address: Ipv4Addr,
     /// Which VMM runs it.
     pub driver: DriverKind,
+    /// Why that one; kept with the VM's configuration.
+    pub driver_reason: String,
     /// What that VMM is asked to start.
     pub vmm: VmmSpec,
 }

@@ -12,7 +12,7 @@ use airlock_domain::firewall::GuardSpec;
 use airlock_domain::network::TapSpec;
 use airlock_domain::reconcile::{GuardSeen, Observed, TapSeen};
 use airlock_domain::step::{Step, Undo};
-use airlock_domain::vmm::{ProcessId, VmPlan, VmTraces};
+use airlock_domain::vmm::{DriverKind, ProcessId, VmPlan, VmTraces, VmmSpec};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
@@ -92,7 +92,8 @@ impl Effects for LinuxEffects {
             }
             Step::WriteVmConfig => {
                 let path = spec.dir.join("vm.json");
-                let json = serde_json::to_vec_pretty(spec)
+                let record = Recorded { driver: plan.driver, driver_reason: &plan.driver_reason, vmm: spec };
+                let json = serde_json::to_vec_pretty(&record)
                     .map_err(|error| FileError::Write { path: path.clone(), source: error.into() })?;
                 if let (Some(path), Some(seed)) = (spec.seed_drive(), &spec.seed) {
                     let image = seed::image(seed).map_err(|source| EffectError::Seed { vm_id: spec.vm_id, source })?;
@@ -172,6 +173,15 @@ impl Effects for LinuxEffects {
             files::entries(&self.vms_dir).map_err(|source| EffectError::Look { path: self.vms_dir.clone(), source })?;
         Ok(Observed { taps, guards, processes: processes.into_iter().collect(), in_vm_dir, dirs })
     }
+}
+
+/// What a VM was started with, for whoever looks at its directory or at its evidence.
+#[derive(serde::Serialize)]
+struct Recorded<'a> {
+    driver: DriverKind,
+    driver_reason: &'a str,
+    #[serde(flatten)]
+    vmm: &'a VmmSpec,
 }
 
 /// Unless it is jailed, the VMM runs as the daemon's own user, who therefore owns the TAP.

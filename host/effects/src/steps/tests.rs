@@ -47,7 +47,7 @@ fn plan(state_dir: &std::path::Path) -> VmPlan {
         uid: None,
         seed: Some(seed()),
     };
-    VmPlan { address, driver: DriverKind::QemuTcg, vmm }
+    VmPlan { address, driver: DriverKind::QemuTcg, driver_reason: "a test".into(), vmm }
 }
 
 /// A real host of one test: namespace, state directory, drivers whose VMM is a process that waits.

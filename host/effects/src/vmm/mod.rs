@@ -8,7 +8,7 @@ pub mod fake;
 pub mod firecracker;
 pub mod qemu;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use crate::testing::{self, TestNetns};
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Ends what a failing test would leave running.
-pub(super) fn refused(spawned: Result<VmmHandle, DriverError>) -> DriverError {
+pub(crate) fn refused(spawned: Result<VmmHandle, DriverError>) -> DriverError {
     match spawned {
         Err(error) => error,
         Ok(vm) => {
@@ -26,9 +26,9 @@ pub(super) fn refused(spawned: Result<VmmHandle, DriverError>) -> DriverError {
 }
 
 /// A network and a directory for VMs of tests.
-pub(super) struct Bench {
+pub(crate) struct Bench {
     guard: TestNetns,
-    pub(super) network: Network,
+    pub(crate) network: Network,
     dir: tempfile::TempDir,
 }
 
@@ -43,7 +43,7 @@ impl Bench {
     }
 
     /// None where it cannot run, having said so.
-    pub(super) async fn new(what: &str) -> Option<Self> {
+    pub(crate) async fn new(what: &str) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: the driver tests of {what} need root");
             return None;
@@ -54,11 +54,11 @@ impl Bench {
     }
 
     /// Where the tests' files are.
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    pub(super) fn spec(&self, name: &str) -> VmmSpec {
+    pub(crate) fn spec(&self, name: &str) -> VmmSpec {
         let dir = self.dir.path().join(name);
         std::fs::create_dir_all(&dir).unwrap();
         let file = |name: &str, content: &[u8]| -> PathBuf {
@@ -97,7 +97,7 @@ fn multiboot_halt() -> Vec<u8> {
 }
 
 /// Starting, being seen, ending by request, ending twice: the same for every driver.
-pub(super) async fn keeps_the_contract(driver: &dyn VmmDriver, bench: &Bench) {
+pub(crate) async fn keeps_the_contract(driver: &dyn VmmDriver, bench: &Bench) {
     let spec = bench.spec("vm-contract");
     driver.check().await.unwrap();
     let vm = driver.spawn(&spec, &bench.network).await.unwrap();

@@ -86,7 +86,9 @@ impl VmTask {
                 DriverKind::QemuKvm | DriverKind::QemuTcg => None,
             },
         };
-        VmPlan { address: self.address, driver: self.session.driver, vmm }
+        let chosen = self.ctx.chosen.get().filter(|chosen| chosen.kind == self.session.driver);
+        let driver_reason = chosen.map(|chosen| chosen.reason.clone()).unwrap_or_default();
+        VmPlan { address: self.address, driver: self.session.driver, driver_reason, vmm }
     }
 }
 

@@ -83,7 +83,7 @@ pub fn plan_of(session: &SessionRecord, state_dir: &Path) -> VmPlan {
             network_config: "{\"version\": 2}\n".into(),
         }),
     };
-    VmPlan { address, driver: session.driver, vmm }
+    VmPlan { address, driver: session.driver, driver_reason: "a test".into(), vmm }
 }
 
 /// The directory of a VM.

@@ -1,10 +1,13 @@
 //! The requests of a start, as the contract server recorded them: a reviewed text, `start.snapshot`.
 
+use std::collections::BTreeMap;
+
 use airlock_domain::config::{Balloon, Bucket, FirecrackerConfig, RateLimit};
 use airlock_domain::network::TapSpec;
 use airlock_domain::vmm::{Nic, VmmSpec};
 
 use super::super::FirecrackerDriver;
+use super::super::contract::openapi::OpenApi;
 use super::super::contract::{self, Mode, RECORD};
 use crate::vmm::VmmDriver;
 use crate::vmm::tests::Bench;
@@ -54,4 +57,32 @@ async fn the_requests_of_a_start_are_reviewed_text() {
     for line in said.lines().filter(|line| line.contains(" -> ")) {
         assert!(line.ends_with(" -> 204") || line.ends_with(" -> 200"), "{line}");
     }
+}
+
+/// What is used beside a start, and by what.
+const BESIDE: [(&str, &str); 6] = [
+    ("PUT /actions", "start, end"),
+    ("GET /balloon/statistics", "statistics"),
+    ("GET /mmds", "tests"),
+    ("PATCH /vm", "snapshots"),
+    ("PUT /snapshot/create", "snapshots"),
+    ("PUT /snapshot/load", "snapshots"),
+];
+
+#[test]
+fn the_operations_in_use_are_operations_of_the_file() {
+    let api = OpenApi::load();
+    let template = |request: &str| {
+        let (method, path) = request.split_once(' ').unwrap();
+        api.find(method, path).map(|operation| format!("{} {}", operation.method, operation.template))
+    };
+    let requests = include_str!("start.snapshot").lines().filter(|line| line.contains(" -> "));
+    let of_start = requests.map(|line| line.splitn(3, ' ').take(2).collect::<Vec<_>>().join(" "));
+    let mut used: BTreeMap<String, &str> = of_start.map(|request| (template(&request).unwrap(), "start")).collect();
+    used.extend(BESIDE.map(|(request, user)| (template(request).unwrap(), user)));
+    for operation in api.operations() {
+        let name = format!("{} {}", operation.method, operation.template);
+        println!("endpoint: {name} | {}", used.remove(&name).unwrap_or("-"));
+    }
+    assert!(used.is_empty(), "{used:?}");
 }
