@@ -14,32 +14,13 @@ use airlock_effects::probe::firecracker::{ProbeImage, probe_firecracker};
 use airlock_effects::probe::{self, ProbeVerdict};
 use airlock_effects::vmm::Drivers;
 use airlock_image::{GoldenImage, Registry};
-use serde::Serialize;
 use tokio::sync::OnceCell;
 
+use crate::choice::{ChosenDriver, check_image, first_usable};
 use crate::error::Error;
 use crate::executor::Executor;
 use crate::store::{Room, Store};
 use crate::vault::Vault;
-
-/// What a guest's control channel needs under Firecracker.
-const VSOCK_MODULE: &str = "vmw_vsock_virtio_transport";
-
-/// Which driver was chosen, and why.
-#[derive(Debug, Clone, Serialize)]
-pub struct DriverReport {
-    /// The driver; none as long as no image is there to probe with.
-    pub kind: Option<DriverKind>,
-    /// Why.
-    pub reason: String,
-}
-
-/// A driver with the reason it was chosen for.
-#[derive(Debug, Clone)]
-pub(crate) struct ChosenDriver {
-    pub kind: DriverKind,
-    pub reason: String,
-}
 
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -72,29 +53,17 @@ impl Context {
         }
     }
 
-    /// The driver, chosen once: `auto` boots a probe guest from `image`, whose verdict is cached until the host reboots.
+    /// The driver, chosen once: `auto` boots a probe guest from `image`, whose verdict is cached until the host reboots. Whether
+    /// the driver's guests can be of `image` is asked each time.
     pub async fn driver(&self, image: &GoldenImage) -> Result<&ChosenDriver, Error> {
-        self.chosen.get_or_try_init(|| self.choose_driver(image)).await
-    }
-
-    /// Firecracker if its probe guest reaches its init, else QEMU with KVM if that one does, else QEMU that emulates; with what was
-    /// seen of each that was not taken.
-    async fn probe_drivers(&self, image: &GoldenImage) -> (DriverKind, String) {
-        let cache = self.config.state_dir.join("cache");
-        let firecracker = self.probe_firecracker(image, &cache).await;
-        if firecracker.usable {
-            return (DriverKind::Firecracker, firecracker.reason);
-        }
-        let kvm = probe::probe_kvm(&image.kernel_path(), &image.initramfs_path(), &cache).await;
-        let kind = if kvm.usable { DriverKind::QemuKvm } else { DriverKind::QemuTcg };
-        (kind, format!("firecracker: {}; qemu-kvm: {}", firecracker.reason, kvm.reason))
+        let chosen = self.chosen.get_or_try_init(|| self.choose_driver(image)).await?;
+        check_image(chosen.kind, image)?;
+        Ok(chosen)
     }
 
     async fn probe_firecracker(&self, image: &GoldenImage, cache: &Path) -> ProbeVerdict {
-        // Without it nobody would hear of the agent, and every boot would fail at its deadline.
-        if !image.manifest.modules.iter().any(|module| module.starts_with(VSOCK_MODULE)) {
-            let reason = format!("image {} has no module {VSOCK_MODULE}", image.manifest.name);
-            return ProbeVerdict::unusable("modules_mismatch", reason);
+        if let Err(error) = check_image(DriverKind::Firecracker, image) {
+            return ProbeVerdict::unusable(error.code(), error.to_string());
         }
         let files = ProbeImage {
             kernel: image.kernel_elf_path().unwrap_or_else(|| image.kernel_path()),
@@ -106,14 +75,20 @@ impl Context {
     }
 
     async fn choose_driver(&self, image: &GoldenImage) -> Result<ChosenDriver, Error> {
-        let (kind, reason) = match self.config.driver {
-            DriverChoice::Firecracker => (DriverKind::Firecracker, "the configuration says so".to_owned()),
-            DriverChoice::QemuTcg => (DriverKind::QemuTcg, "the configuration says so".to_owned()),
-            DriverChoice::QemuKvm => (DriverKind::QemuKvm, "the configuration says so".to_owned()),
-            DriverChoice::Auto => self.probe_drivers(image).await,
+        let configured = |kind| ChosenDriver { kind, reason: "the configuration says so".to_owned() };
+        let chosen = match self.config.driver {
+            DriverChoice::Firecracker => configured(DriverKind::Firecracker),
+            DriverChoice::QemuTcg => configured(DriverKind::QemuTcg),
+            DriverChoice::QemuKvm => configured(DriverKind::QemuKvm),
+            DriverChoice::Auto => {
+                let cache = self.config.state_dir.join("cache");
+                let (kernel, initramfs) = (image.kernel_path(), image.initramfs_path());
+                let kvm = probe::probe_kvm(&kernel, &initramfs, &cache);
+                first_usable(self.probe_firecracker(image, &cache), kvm).await
+            }
         };
-        self.drivers.get(kind).check().await.map_err(Error::Driver)?;
-        tracing::info!(driver = %kind, reason, "driver chosen");
-        Ok(ChosenDriver { kind, reason })
+        self.drivers.get(chosen.kind).check().await.map_err(Error::Driver)?;
+        tracing::info!(driver = %chosen.kind, reason = chosen.reason, "driver chosen");
+        Ok(chosen)
     }
 }

@@ -21,8 +21,9 @@ use tokio::sync::{Notify, OnceCell, broadcast};
 use tokio::task::{AbortHandle, JoinSet};
 use uuid::Uuid;
 
+use crate::choice::DriverReport;
 use crate::clock::{Moment, boot_id, now_ms};
-use crate::context::{Context, DriverReport};
+use crate::context::Context;
 use crate::dhcp;
 use crate::error::Error;
 use crate::evidence;

@@ -6,6 +6,7 @@
 //! * [`reconcile`]: a pass that compares what is recorded with what is seen, and acts
 //! * `vm`: the task that owns one VM; steps, boot, login
 //! * `dhcp`: the DHCP server, which hands out what is recorded
+//! * `choice`: which driver runs guests
 //! * [`images`]: builds of images and their boot test
 //! * [`records`]: what is remembered and shown
 //! * [`store`]: everything durable, all SQL
@@ -13,6 +14,7 @@
 //! * [`evidence`]: what is kept of a VM that failed; `engine_evidence`: shown, exported and removed
 //! * `engine_diagnosis`: what is wrong with a VM; `engine_probe`: what host and guest say of it
 
+mod choice;
 mod clock;
 mod context;
 mod dhcp;
@@ -32,8 +34,8 @@ pub mod store;
 pub mod vault;
 mod vm;
 
+pub use choice::DriverReport;
 pub use clock::Moment;
-pub use context::DriverReport;
 pub use engine::{Engine, EngineHealth, OpenError, SessionWatch, Snapshot, StartSession, ViewerEnd};
 pub use engine_probe::Facts;
 pub use error::{Error, ErrorKind};

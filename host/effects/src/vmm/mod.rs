@@ -337,7 +337,8 @@ fn cause_of_log(log: &str, exit: VmmExit) -> &'static str {
         "image_missing"
     } else if says(&["Cannot allocate memory"]) || says(&["cannot set up guest memory"]) {
         "memory_insufficient"
-    } else if exit.signal.is_some() {
+    } else if exit.signal.is_some() || exit.code == Some(0) {
+        // With 0 it refused nothing: its guest reset, or its KVM gave up without a word (Firecracker).
         "vmm_exited"
     } else {
         "vmm_config_rejected"

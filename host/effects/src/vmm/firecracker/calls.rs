@@ -25,7 +25,9 @@ pub(super) const API_SOCKET: &str = "api.sock";
 const GUEST_CID: u32 = 3;
 
 /// Kernel arguments that belong to this machine and not to the VM. `reboot=k`: by the keyboard controller, which is how a guest
-/// ends a Firecracker. `pci=off`: there is no PCI to look for, ACPI names every device. The i8042 is only a reset button.
+/// ends a Firecracker; it has no power switch on x86-64 (its FAQ), so init, told to power off, resets where it reads this word.
+/// `panic=-1`: a panic resets at once. `pci=off`: there is no PCI to look for, ACPI names every device. The i8042 is only a reset
+/// button.
 const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off net.ifnames=0 \
                        cryptomgr.notests pci=off i8042.noaux i8042.nomux i8042.dumbkbd";
 

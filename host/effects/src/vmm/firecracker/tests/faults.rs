@@ -105,11 +105,12 @@ async fn every_way_to_fail_has_a_name_and_leaves_no_process() {
         (Mode::Slow, "PUT /serial", None, "configure the VMM"),
         (Mode::Half, "GET /", None, "configure the VMM"),
         (Mode::Huge, "GET /version", None, "configure the VMM"),
-        // Ended with 0, which is no success.
-        (Mode::Ends, "PUT /actions", Some("vmm_config_rejected"), "KVM gave up"),
+        // Ended with 0: no success, and no refusal either.
+        (Mode::Ends, "PUT /machine-config", Some("vmm_exited"), "exited with code 0"),
+        (Mode::Ends, "PUT /actions", Some("vmm_exited"), "KVM gave up"),
         (Mode::NotRunning, "GET /", Some("vmm_exited"), "NotStarted"),
     ] {
-        let spec = bench.spec(&format!("vm-{mode:?}"));
+        let spec = bench.spec(&format!("vm-{mode:?}-{}", at.replace(['/', ' '], "-")));
         let began = Instant::now();
         let error = error_of(&bench, mode, at, &spec).await;
         assert_eq!(error.cause(), cause, "{mode:?}: {error}");

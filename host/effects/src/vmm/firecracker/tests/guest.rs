@@ -14,6 +14,8 @@ pub const TICK: char = '.';
 pub enum Then {
     /// It resets, which ends Firecracker with 0.
     Reset,
+    /// It halts for ever, as a stock kernel that was told to power off and finds no power switch.
+    Halt,
     /// It resets when a key is pressed (Ctrl-Alt-Del is one).
     AwaitKey,
     /// The same, with a tick now and then, so that it is seen to run.
@@ -65,6 +67,10 @@ fn code(then: Then) -> Vec<u8> {
     ]);
     match then {
         Then::Reset => {}
+        Then::Halt => code.extend([
+            0xf4, // halt: hlt
+            0xeb, 0xfd, // jmp halt
+        ]),
         Then::AwaitKey => code.extend([
             0xe4, 0x64, // wait: in al, 0x64
             0xa8, 0x01, // test al, 1

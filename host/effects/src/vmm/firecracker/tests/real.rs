@@ -124,6 +124,22 @@ async fn a_guest_that_resets_ends_firecracker_with_0_which_nobody_takes_for_succ
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_halts_ends_nothing_so_a_guest_powers_off_by_a_reset() {
+    let Some(binary) = Binary::given("a guest that halts") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let process = binary.start(dir.path()).await;
+    let _ended = Ended(&process);
+    let mut client = Client::connect(&dir.path().join("api.sock")).await.unwrap();
+    boot(dir.path(), &mut client, Then::Halt).await;
+    says(&dir.path().join("console.log"), WORDS).await;
+    // A reset behind the same words ends it in a few milliseconds.
+    let ended = tokio::time::timeout(Duration::from_millis(500), process.exited()).await;
+    assert!(ended.is_err(), "{ended:?}");
+    let info: api::InstanceInfo = client.get("/", SOON).await.unwrap();
+    assert_eq!(info.state, api::InstanceState::Running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_tap_is_answered_204_as_the_driver_knows() {
     let Some(binary) = Binary::given("204 for a TAP that does not exist") else { return };
     let Some(bench) = Bench::new("real Firecracker").await else { return };
