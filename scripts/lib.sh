@@ -57,6 +57,7 @@ TEST_PACKAGES=(
   "busybox-static|a DHCP client that others wrote"
   "chromium|plays the person in front of the viewer"
   "tigervnc-standalone-server|a real RFB server for the viewer's tests"
+  "tcpdump|watches that the browser talks to nobody on its own"
   "firefox-esr|a real browser for the viewer's tests"
   "e2fsprogs|root image of the bench's reference system, ext4 images"
   "umoci|makes OCI images that are not ours"

@@ -1,31 +1,43 @@
-// A stand-in for the daemon's viewer routes, only for developing the page and the sign-in script. It keeps the contract the page
-// relies on (cookie for ticket, SSE replay, WebSocket codes, Content-Security-Policy) and nothing else.
+// A stand-in for the daemon's routes, only for developing the pages and the sign-in script. It keeps the contract the pages rely on
+// (one-time tickets, cookie and Origin, SSE replay, WebSocket codes, Content-Security-Policy, bearer tokens) and nothing else.
 //
-// Session ids are the names of SCENARIOS, which stand still, and `live`, which plays a boot (faster than a real one by `speed`),
-// bridges the WebSocket to `vnc` ({host, port}) and completes when `live.signedIn()` is called.
+// Session ids are the names of SCENARIOS, which stand still until `patch()` changes them, and `live`, which plays a boot (faster than
+// a real one by `speed`), bridges the WebSocket to `vnc` ({host, port}) and completes when `live.signedIn()` is called.
 
+import { randomUUID } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { connect } from "node:net";
 import { WebSocketServer } from "ws";
-import { BOOT, SCENARIOS } from "./scenarios.mjs";
+import { operatorRoutes } from "./operator.mjs";
+import { CLOSE, liveSession, stillSession } from "./sessions.mjs";
+import { SCENARIOS } from "./scenarios.mjs";
 
 const DIST = new URL("../../ui/dist/", import.meta.url);
 const CSP =
   "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-const TYPES = { "viewer.js": "text/javascript; charset=utf-8", "viewer.css": "text/css; charset=utf-8" };
-const CLOSE = { completed: [4000, "completed"], failed: [4001, "failed"], cancelled: [4002, "cancelled"], expired: [4003, "expired"] };
+const TYPES = { js: "text/javascript; charset=utf-8", css: "text/css; charset=utf-8", html: "text/html; charset=utf-8" };
+const NOTICE = "<!doctype html><html lang=en><meta charset=utf-8><title>Airlock</title><h1>This link is no longer valid</h1>";
 
 /** Starts it on a free loopback port. */
 export async function startDaemon({ vnc = null, speed = 1 } = {}) {
   const live = liveSession(speed);
-  const tickets = new Map([["ticket-live", "live"], ...Object.keys(SCENARIOS).map((id) => [`ticket-${id}`, id])]);
+  const sessions = new Map(Object.entries(SCENARIOS).map(([id, scenario]) => [id, stillSession(id, scenario)]));
+  sessions.set("live", live);
+  const tickets = new Map();
+  const cookies = new Map();
+  const asked = [];
+  let offline = false;
+  const operator = operatorRoutes({ send, refuse });
   const server = createServer((request, response) => route(request, response).catch((error) => response.destroy(error)));
   const sockets = new WebSocketServer({ noServer: true, handleProtocols: (offered) => (offered.has("binary") ? "binary" : false) });
+  // A network that is down lets nobody in and says nothing.
+  server.on("connection", (socket) => offline && socket.destroy());
   server.on("upgrade", (request, socket, head) => {
     const id = /^\/api\/auth\/session\/([^/]+)\/vnc$/.exec(request.url)?.[1];
-    if (!id || !allowed(request, id)) return socket.end("HTTP/1.1 401 Unauthorized\r\n\r\n");
-    sockets.handleUpgrade(request, socket, head, (ws) => bridge(ws, id));
+    if (!allowed(request, id)) return socket.end("HTTP/1.1 401 Unauthorized\r\n\r\n");
+    if (!isOurs(request)) return socket.end("HTTP/1.1 403 Forbidden\r\n\r\n");
+    sockets.handleUpgrade(request, socket, head, (ws) => bridge(ws, sessions.get(id)));
   });
   await new Promise((done) => server.listen(0, "127.0.0.1", done));
   const url = `http://127.0.0.1:${server.address().port}`;
@@ -33,10 +45,26 @@ export async function startDaemon({ vnc = null, speed = 1 } = {}) {
   return {
     url,
     live,
-    /** The link a person gets for a session. */
-    link: (id) => `${url}/api/auth/session/${id}/novnc?ticket=ticket-${id}`,
-    /** Cuts every screen connection, as a lost network would. */
-    dropScreens: () => sockets.clients.forEach((ws) => ws.terminate()),
+    operator,
+    /** What pages asked for that does something, `[[method, path, body]]`. */
+    asked,
+    /** A new link for a session, good for one browser. */
+    link(id) {
+      const ticket = randomUUID();
+      tickets.set(ticket, id);
+      return `${url}/api/auth/session/${id}/novnc?ticket=${ticket}`;
+    },
+    /** Changes a session that stands still, and tells its pages. */
+    patch: (id, change) => sessions.get(id).patch(change),
+    /** Cuts every screen connection, as a lost network would, or with a close code. */
+    dropScreens: (code) => sockets.clients.forEach((ws) => (code ? ws.close(code) : ws.terminate())),
+    /** Takes the network away, and gives it back with `false`. */
+    setOffline(down) {
+      offline = down;
+      if (!down) return;
+      sockets.clients.forEach((ws) => ws.terminate());
+      server.closeAllConnections();
+    },
     close: () => {
       sockets.clients.forEach((ws) => ws.terminate());
       server.closeAllConnections();
@@ -45,32 +73,70 @@ export async function startDaemon({ vnc = null, speed = 1 } = {}) {
   };
 
   function allowed(request, id) {
-    return new RegExp(`(^|; )airlock_viewer_${id}=yes(;|$)`).test(request.headers.cookie ?? "");
+    const cookie = /(?:^|; )airlock_viewer=([^;]+)/.exec(request.headers.cookie ?? "")?.[1];
+    return id !== undefined && cookies.get(cookie) === id;
+  }
+
+  /** A browser names the origin of whatever acts; only our own page may. */
+  function isOurs(request) {
+    return request.headers.origin === `http://${request.headers.host}`;
   }
 
   async function route(request, response) {
-    const url = new URL(request.url, "http://mock");
-    const asset = /^\/assets\/([a-z.]+)$/.exec(url.pathname)?.[1];
-    if (asset in TYPES) return send(response, 200, TYPES[asset], await readFile(new URL(asset, DIST)));
-    const [, id, rest = ""] = /^\/api\/auth\/session\/([^/]+)(\/[a-z]+)?$/.exec(url.pathname) ?? [];
-    if (!id) return refuse(response, 404, "no such page");
-    const ticket = url.searchParams.get("ticket");
-    if (rest === "/novnc" && ticket) {
-      if (tickets.get(ticket) !== id) return refuse(response, 401, "this link was used already");
-      const cookie = `airlock_viewer_${id}=yes; HttpOnly; SameSite=Strict; Path=/api/auth/session/${id}`;
-      response.writeHead(303, { location: url.pathname, "set-cookie": cookie });
-      return response.end();
-    }
-    // Unlike the daemon, the page itself is served without a cookie, so that it can show that its link is refused.
-    if (rest === "/novnc") return send(response, 200, "text/html; charset=utf-8", await readFile(new URL("viewer.html", DIST)));
+    const address = new URL(request.url, "http://mock");
+    const asset = /^\/assets\/((?:viewer|operator)\.(js|css))$/.exec(address.pathname);
+    if (asset) return send(response, 200, TYPES[asset[2]], await readFile(new URL(asset[1], DIST)));
+    if (address.pathname === "/operator") return send(response, 200, TYPES.html, await readFile(new URL("operator.html", DIST)));
+    if (request.headers.authorization || !address.pathname.startsWith("/api/auth/session/")) return operator.answer(request, response, address);
+    const [, id, rest = ""] = /^\/api\/auth\/session\/([^/]+)(\/[a-z]+)?$/.exec(address.pathname) ?? [];
+    if (!sessions.has(id)) return refuse(response, 404, "no such page");
+    if (rest === "/novnc") return page(request, response, address, id);
     if (!allowed(request, id)) return refuse(response, 401, "no viewer cookie");
-    if (rest === "") return send(response, 200, "application/json", JSON.stringify(sessionOf(id)));
-    if (rest === "/events") return events(response, id);
-    if (rest === "/cancel" && request.method === "POST") {
-      if (id === "live") live.to("cancelled");
-      return send(response, 200, "application/json", "{}");
+    if (request.method === "POST") {
+      if (!isOurs(request)) return refuse(response, 403, "this request does not come from the viewer page");
+      let body = "";
+      for await (const chunk of request) body += chunk;
+      asked.push([rest, body]);
+      return act(response, sessions.get(id), rest, body);
     }
+    if (rest === "") return json(response, 200, sessions.get(id).session());
+    if (rest === "/events") return events(response, sessions.get(id));
+    if (rest === "/diagnosis") return json(response, 200, sessions.get(id).diagnosis());
     return refuse(response, 404, "no such page");
+  }
+
+  async function page(request, response, address, id) {
+    const ticket = address.searchParams.get("ticket");
+    const known = allowed(request, id);
+    if (!ticket && known) return send(response, 200, TYPES.html, await readFile(new URL("viewer.html", DIST)));
+    if (tickets.get(ticket) !== id && !known) return send(response, 403, TYPES.html, NOTICE);
+    const headers = { location: address.pathname };
+    if (tickets.get(ticket) === id) {
+      tickets.delete(ticket);
+      const secret = randomUUID();
+      cookies.set(secret, id);
+      headers["set-cookie"] = `airlock_viewer=${secret}; HttpOnly; SameSite=Strict; Path=/api/auth/session/${id}`;
+    }
+    response.writeHead(303, headers);
+    response.end();
+  }
+
+  function act(response, session, rest, body) {
+    if (rest === "/cancel") {
+      session.to("cancelled");
+      return json(response, 200, session.session());
+    }
+    if (rest === "/heartbeat") return json(response, 200, session.moreTime());
+    if (rest === "/retry") {
+      const { userCode, outcome, ...login } = session.session().login;
+      session.patch({ login: { ...login, codeWanted: true, attempt: 2 } });
+      return json(response, 200, session.session());
+    }
+    if (rest !== "/code") return refuse(response, 404, "no such page");
+    const { code } = JSON.parse(body);
+    if (code === "wrong") return refuse(response, 422, "the tool did not take this code", "copy the whole code from the page and send it again");
+    session.patch({ login: undefined });
+    return json(response, 200, {});
   }
 
   function send(response, status, type, body) {
@@ -78,108 +144,41 @@ export async function startDaemon({ vnc = null, speed = 1 } = {}) {
     response.end(body);
   }
 
-  function refuse(response, status, message) {
-    send(response, status, "application/json", JSON.stringify({ error: { code: "refused", message, requestId: "mock" } }));
+  function json(response, status, body) {
+    send(response, status, "application/json", JSON.stringify(body));
   }
 
-  function sessionOf(id) {
-    if (id === "live") return live.session();
-    const { session, ageMs = 31_000 } = SCENARIOS[id];
-    return describe(id, Date.now() - ageMs, session);
+  function refuse(response, status, message, remedy) {
+    json(response, status, { error: { code: "refused", message, remedy, requestId: "mock" } });
   }
 
-  function events(response, id) {
+  function events(response, session) {
     response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" });
     const say = (event, data) => response.write(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
-    if (id !== "live") {
-      SCENARIOS[id].stages.forEach((report) => say("stage", report));
-      say("state", sessionOf(id));
-      if (sessionOf(id).state in CLOSE) response.end();
-      return;
-    }
-    live.follow(say, () => response.end(), (stop) => response.on("close", stop));
+    session.follow(say, () => response.end(), (stop) => response.on("close", stop));
   }
 
-  function bridge(ws, id) {
-    if (id !== "live" && !SCENARIOS[id].screen) return;
+  function bridge(ws, session) {
     const early = [];
+    let joined = false;
     ws.on("message", (data) => (ws.tcp ? ws.tcp.write(data) : early.push(data)));
     ws.on("close", () => ws.tcp?.destroy());
-    if (id !== "live") return join();
-    live.follow(
+    session.follow(
       (event, data) => {
         if (event === "state" && data.state in CLOSE) ws.close(...CLOSE[data.state]);
-        if (event === "stage" && data.stage === "display_up" && vnc) join();
+        if (event === "stage" && data.stage === "display_up" && session.hasScreen && vnc && !joined) join();
       },
       () => {},
       (stop) => ws.on("close", stop),
     );
 
     function join() {
+      joined = true;
       ws.tcp = connect(vnc.port, vnc.host);
       early.forEach((chunk) => ws.tcp.write(chunk));
       ws.tcp.on("data", (chunk) => ws.send(chunk));
-      ws.tcp.on("error", () => ws.close(4004, "vm_gone"));
-      ws.tcp.on("close", () => ws.close(4004, "vm_gone"));
+      ws.tcp.on("error", () => ws.close(4004, "machine_gone"));
+      ws.tcp.on("close", () => ws.close(4004, "machine_gone"));
     }
   }
-}
-
-function describe(id, createdAt, patch) {
-  return {
-    sessionId: `5b1f0c5e-9a52-4d8e-8f9b-${id.padEnd(12, "0").slice(0, 12)}`,
-    userId: "alice",
-    provider: "demo",
-    stage: null,
-    cause: null,
-    remedy: null,
-    evidenceId: null,
-    vmId: "c0ffee12-6c1e-4a57-b1d5-3f9c1d7a0008",
-    browserIP: "192.168.100.8",
-    createdAt: new Date(createdAt).toISOString(),
-    deadline: new Date(createdAt + 600_000).toISOString(),
-    ...patch,
-  };
-}
-
-function liveSession(speed) {
-  const createdAt = Date.now();
-  const followers = new Set();
-  const past = [];
-  let state = "booting";
-
-  const session = () => describe("live", createdAt, { state });
-  const tell = (event, data) => {
-    if (event === "stage") past.push(data);
-    followers.forEach((one) => one.say(event, data));
-    if (data.state in CLOSE) followers.forEach((one) => one.end());
-  };
-  const to = (next) => {
-    if (state in CLOSE) return;
-    state = next;
-    tell("state", session());
-  };
-  for (const [stage, atMs] of BOOT) {
-    setTimeout(() => {
-      if (state !== "booting") return;
-      tell("stage", { stage, ok: true, atMs });
-      if (stage === "ready") to("awaiting_user");
-    }, atMs / speed).unref();
-  }
-  return {
-    session,
-    to,
-    signedIn() {
-      to("capturing");
-      setTimeout(() => to("completed"), 1500);
-    },
-    follow(say, end, onStop) {
-      past.forEach((report) => say("stage", report));
-      say("state", session());
-      if (state in CLOSE) return end();
-      const follower = { say, end };
-      followers.add(follower);
-      onStop(() => followers.delete(follower));
-    },
-  };
 }

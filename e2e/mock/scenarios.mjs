@@ -10,11 +10,37 @@ export const BOOT = [
 
 const stages = (count) => BOOT.slice(0, count).map(([stage, atMs]) => ({ stage, ok: true, atMs }));
 
-/** What the mock answers for a session id of the same name: a patch of the session, its stage reports, and whether it has a screen. */
+/**
+ * What the mock answers for a session id of the same name: a patch of the session, its stage reports, whether it has a screen, and the
+ * diagnosis of its machine.
+ */
 export const SCENARIOS = {
+  queued: { session: { state: "queued", queuePosition: 3, browserIP: null, moreTime: false }, stages: [], ageMs: 9000 },
   booting: { session: { state: "booting" }, stages: stages(18), ageMs: 4200 },
   starting: { session: { state: "starting" }, stages: stages(1), ageMs: 120 },
   awaiting: { session: { state: "awaiting_user" }, stages: stages(22), screen: true },
+  ending: { session: { state: "awaiting_user" }, stages: stages(22), screen: true, ageMs: 510_000 },
+  "device-code": {
+    session: {
+      state: "awaiting_user",
+      provider: "gh",
+      providerName: "GitHub CLI",
+      login: { flow: "device_code", userCode: "WDJB-MJHT", verificationUrl: "https://github.com/login/device" },
+    },
+    stages: stages(22),
+    screen: true,
+  },
+  "paste-code": {
+    session: { state: "awaiting_user", provider: "claude_code", providerName: "Claude Code", login: { flow: "paste_code", codeWanted: true } },
+    stages: stages(22),
+    screen: true,
+  },
+  "login-denied": {
+    session: { state: "awaiting_user", provider: "codex", providerName: "Codex", login: { flow: "loopback", codeWanted: false, attempt: 1, outcome: "denied" } },
+    stages: stages(22),
+    screen: true,
+  },
+  bare: { session: { state: "awaiting_user", provider: "shell", providerName: "Bare machine" }, stages: BOOT.filter(([stage]) => !/display|browser|page/.test(stage)).map(([stage, atMs]) => ({ stage, ok: true, atMs })) },
   capturing: { session: { state: "capturing" }, stages: stages(22), screen: true },
   completed: { session: { state: "completed" }, stages: stages(22) },
   cancelled: { session: { state: "cancelled" }, stages: stages(15) },
@@ -32,6 +58,13 @@ export const SCENARIOS = {
         message: "The machine started, but its network card never appeared.",
         remedy: "Rebuild the golden image with the virtio_net module: airlock image build browser",
       },
+    },
+    diagnosis: {
+      verdict: "link_missing",
+      stage: "link_found",
+      evidenceId: "ev-20261123-3f9c1d7a",
+      summary: "The machine started, but it found no network card: its kernel has no driver for it.",
+      remedy: "Nothing you did caused this. Whoever runs Airlock rebuilds the image with the virtio_net driver: airlock image build browser",
     },
     stages: [
       ...stages(9),

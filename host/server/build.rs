@@ -1,4 +1,4 @@
-//! Builds the viewer page (ui/) with npm and hands its three files to `src/assets.rs`.
+//! Builds the viewer and the operator page (ui/) with npm and hands the three files of each to `src/assets.rs`.
 //!
 //! Needs Node.js and npm. `npm ci` runs only when node_modules does not belong to the lock file. A failure says which command
 //! failed and what to do; it never embeds an older page.
@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs, io};
 
-/// What the page consists of.
-const FILES: [&str; 3] = ["viewer.html", "viewer.js", "viewer.css"];
+/// What the pages consist of.
+const FILES: [&str; 6] = ["viewer.html", "viewer.js", "viewer.css", "operator.html", "operator.js", "operator.css"];
 /// Copy of the lock file that node_modules was made from.
 const INSTALLED_LOCK: &str = "node_modules/.airlock-installed-lock";
 
@@ -35,7 +35,7 @@ impl BuildError {
 fn main() {
     if let Err(error) = run() {
         for line in error.lines().lines() {
-            println!("cargo::error=viewer page: {line}");
+            println!("cargo::error=web pages: {line}");
         }
         std::process::exit(1);
     }

@@ -32,6 +32,27 @@ export function sessionApi(page) {
       await answered(fetch(`${base}/cancel`, { method: "POST" }));
     },
 
+    /** Asks for more time; the session with its new deadline. */
+    async moreTime() {
+      return (await answered(fetch(`${base}/heartbeat`, { method: "POST" }))).json();
+    },
+
+    /** What is wrong with the session's machine, in plain words. */
+    async verdict() {
+      return (await answered(fetch(`${base}/diagnosis`, { cache: "no-store" }))).json();
+    },
+
+    /** Hands the tool the code that its page showed. */
+    async sendCode(code) {
+      const headers = { "content-type": "application/json" };
+      await answered(fetch(`${base}/code`, { method: "POST", headers, body: JSON.stringify({ code }) }));
+    },
+
+    /** Lets the tool begin its login again, in the same machine. */
+    async retry() {
+      await answered(fetch(`${base}/retry`, { method: "POST" }));
+    },
+
     /** The live events (SSE): `state` and `stage`. */
     events() {
       return new EventSource(`${base}/events`);

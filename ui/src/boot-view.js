@@ -5,15 +5,22 @@ import { doingOf, formatMoment, listOf } from "./stages.js";
 
 const SPOKEN = { done: "done", failed: "failed", active: "in progress", waiting: "waiting" };
 
-/** Draws the list of `reports`; `over` once nothing more will come. `state` is the session's. */
-export function drawBoot(reports, { over, connected }) {
+/**
+ * Draws the list of `reports`; `over` once nothing more will come, `waiting` what a session in the queue waits for,
+ * `bare` for a machine that has no screen to come.
+ */
+export function drawBoot(reports, { over, connected, waiting, bare }) {
   const list = listOf(reports, { over });
   byId("phases").replaceChildren(...list.phases.map(drawPhase));
   const progress = byId("boot-progress");
   progress.max = list.total;
   progress.value = list.done;
   progress.textContent = `${list.done} of ${list.total}`;
-  const now = nowText(list, connected);
+  byId("boot-title").textContent = bare ? "The machine is ready" : "Getting your private browser ready";
+  byId("boot-lead").textContent = bare
+    ? "It has no screen. It stays until somebody cancels it or its time is over."
+    : "A fresh machine is starting, just for you. It is destroyed afterwards.";
+  const now = bare ? "Ready" : waiting || nowText(list, connected);
   if (byId("boot-now").textContent !== now) {
     byId("boot-now").textContent = now;
     announce(now);

@@ -1,6 +1,7 @@
 // The cancel button and its question. The daemon's answer is only whether it took the order; the new state comes as an event.
 
 import { byId } from "./dom.js";
+import { wordsOf } from "./words.js";
 
 /** Wires the dialog to `cancel()`, a promise that fails with words for the person; calls `onClose()` when it is closed again. */
 export function wireCancel(cancel, onClose) {
@@ -19,7 +20,7 @@ export function wireCancel(cancel, onClose) {
       await cancel();
       dialog.close();
     } catch (error) {
-      problem.textContent = `Could not cancel: ${error.message}`;
+      problem.textContent = wordsOf(error);
       problem.hidden = false;
       confirm.disabled = false;
     }

@@ -13,16 +13,22 @@ export function make(tag, className, ...children) {
   return element;
 }
 
-let pending = null;
-let lastSpoken = 0;
 const SPEAK_EVERY_MS = 2500;
+let waiting = [];
+let timer = null;
+let lastSpoken = 0;
 
-/** Says a line to screen readers; of lines that follow each other quickly only the last is said. */
-export function announce(text) {
-  clearTimeout(pending);
-  const wait = Math.max(0, lastSpoken + SPEAK_EVERY_MS - performance.now());
-  pending = setTimeout(() => {
-    lastSpoken = performance.now();
-    byId("announce").textContent = text;
-  }, wait);
+/**
+ * Says a line to screen readers, one after the other. Of lines that follow each other quickly only the last is said, apart from those
+ * that are `important`.
+ */
+export function announce(text, { important = false } = {}) {
+  waiting = [...waiting.filter((line) => line.important), { text, important }];
+  timer ??= setTimeout(speak, Math.max(0, lastSpoken + SPEAK_EVERY_MS - performance.now()));
+}
+
+function speak() {
+  lastSpoken = performance.now();
+  byId("announce").textContent = waiting.shift().text;
+  timer = waiting.length > 0 ? setTimeout(speak, SPEAK_EVERY_MS) : null;
 }

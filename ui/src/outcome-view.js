@@ -1,17 +1,40 @@
 // The panel that ends every session: what happened, why, and what to do next.
 
-import { byId, make } from "./dom.js";
-import { outcomeOf } from "./session.js";
+import { announce, byId, make } from "./dom.js";
+import { detailsOf, outcomeOf } from "./session.js";
 import { doingOf } from "./stages.js";
 
-/** Fills the panel from the session and moves the list of stages below it. */
-export function drawOutcome(session) {
-  const outcome = outcomeOf(session);
+let details = "";
+
+/** Fills the panel from the session and the verdict on its machine, if there is one, and moves the list of stages below it. */
+export function drawOutcome(session, verdict) {
+  const outcome = outcomeOf(session, verdict);
+  const text = byId("outcome-text");
+  const isNew = text.textContent !== outcome.text;
   byId("outcome").dataset.tone = outcome.tone;
   byId("outcome-title").textContent = outcome.title;
-  byId("outcome-text").textContent = outcome.text;
+  text.textContent = outcome.text;
   byId("outcome-facts").replaceChildren(...outcome.facts.map(drawFact));
+  details = detailsOf(session, outcome);
+  byId("outcome-details").hidden = outcome.tone !== "bad";
   byId("history").append(byId("phases"));
+  // The title gets the focus and is read then; what is found out later is said.
+  if (isNew && verdict) announce(outcome.text);
+}
+
+/** Wires the button that copies what a helper wants to know. */
+export function wireOutcome() {
+  const button = byId("outcome-copy");
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(details);
+      button.textContent = "Copied";
+    } catch {
+      // Refused by the browser: everything is on the page and can be copied by hand.
+      getSelection().selectAllChildren(byId("outcome-facts"));
+      button.textContent = "Selected: copy it with Ctrl+C";
+    }
+  });
 }
 
 /** Shows the history below the panel if there is one; opens it, once, if it shows what failed. The stages may come after the state. */
@@ -28,21 +51,5 @@ function drawFact([term, value, kind]) {
   if (kind === "stage") content.append(doingOf(value), " ", make("code", "", value));
   else if (kind) content.append(make("code", "", value));
   else content.append(value);
-  if (kind === "copy" && navigator.clipboard) content.append(copyButton(value));
   return make("div", "fact", make("dt", "", term), content);
-}
-
-function copyButton(value) {
-  const button = make("button", "button small", "Copy");
-  button.type = "button";
-  button.addEventListener("click", async () => {
-    try {
-      await navigator.clipboard.writeText(value);
-      button.textContent = "Copied";
-    } catch {
-      // Refused by the browser: the id is on the page and can be selected by hand.
-      button.textContent = "Select it by hand";
-    }
-  });
-  return button;
 }

@@ -73,6 +73,11 @@ export function doingOf(name) {
   return WORDS.get(name)?.doing ?? name;
 }
 
+/** What a stage is once it is reached; empty if this version has no words for it. */
+export function labelOf(name) {
+  return WORDS.get(name)?.reached ?? "";
+}
+
 /** Reports by stage name: `{ok, atMs, errno, detail}`. */
 export function noReports() {
   return new Map();
@@ -91,18 +96,21 @@ export function addReport(reports, { stage, ok, atMs, errno, detail }) {
 
 /**
  * The list to show: each phase and stage with `status` `done`, `failed`, `active` or `waiting`. Only one stage is active: the
- * first that is missing, and none once something failed or the boot is over. A phase has the moment of its last stage.
+ * first that is missing, and none once something failed or the boot is over. A phase has the moment of its last stage. Of a machine
+ * that is ready only what it reached is shown: one without a browser never opens one.
  */
 export function listOf(reports, { over = false } = {}) {
   const failed = STAGE_NAMES.find((name) => reports.get(name)?.ok === false);
-  const active = over || failed ? undefined : STAGE_NAMES.find((name) => !reports.has(name));
+  const ready = reports.get("ready")?.ok ?? false;
+  const names = ready ? STAGE_NAMES.filter((name) => reports.has(name)) : STAGE_NAMES;
+  const active = over || failed ? undefined : names.find((name) => !reports.has(name));
   const phases = PHASES.map((phase) => {
-    const stages = phase.stages.map(([name]) => stageOf(name));
+    const stages = phase.stages.map(([name]) => name).filter((name) => names.includes(name)).map(stageOf);
     const reached = stages.filter((stage) => stage.ok).map((stage) => stage.atMs);
     return { name: phase.name, label: phase.label, stages, status: phaseStatus(stages), atMs: Math.max(...reached) };
   });
-  const done = STAGE_NAMES.filter((name) => reports.get(name)?.ok).length;
-  return { phases, done, total: STAGE_NAMES.length, active, failed };
+  const done = names.filter((name) => reports.get(name)?.ok).length;
+  return { phases: phases.filter((phase) => phase.stages.length > 0), done, total: names.length, active, failed };
 
   function stageOf(name) {
     const status = statusOf(name);

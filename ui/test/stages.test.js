@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { isBare } from "../src/session.js";
 import { STAGE_NAMES, addReport, doingOf, formatMoment, listOf, noReports } from "../src/stages.js";
 
 const reach = (names, reports = noReports()) =>
@@ -55,6 +56,16 @@ test("unknown stages are ignored and a complete boot is done", () => {
   assert.equal(list.active, undefined);
   assert.ok(list.phases.every((phase) => phase.status === "done"));
   assert.deepEqual([list.phases[0].atMs, list.phases.at(-1).atMs], [400, 2100]);
+});
+
+test("a machine without a browser is ready without one", () => {
+  const names = STAGE_NAMES.filter((name) => !["display_up", "browser_up", "page_painted"].includes(name));
+  const list = listOf(reach(names));
+  assert.deepEqual([list.done, list.total, list.active], [names.length, names.length, undefined]);
+  assert.ok(!list.phases.some((phase) => phase.name === "browser"));
+  assert.ok(isBare({ state: "awaiting_user", reports: reach(names) }));
+  assert.ok(!isBare({ state: "awaiting_user", reports: reach(STAGE_NAMES) }));
+  assert.ok(!isBare({ state: "awaiting_user", reports: reach(names.slice(0, 5)) }));
 });
 
 test("nothing is active once the session is over", () => {

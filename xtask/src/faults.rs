@@ -5,13 +5,16 @@
 //! `artifacts/faults` for the corpus of the classifier.
 
 mod cell;
+mod coverage;
 mod cpio;
 mod disk;
 mod docs;
 mod fault;
 mod image;
+mod leftovers;
+mod lent;
 mod outcome;
-mod outside;
+pub mod outside;
 mod site;
 mod stop;
 mod table;
@@ -93,8 +96,8 @@ pub fn report(args: &Args) -> Result<()> {
         println!("{}", outcome.line());
         faults.push(outcome);
     }
-    drop(world);
     stop::check()?;
+    let closed = world.close();
     let report = Report::of(faults);
     println!(
         "{}/{} right, worst time to verdict {} ms, {} wrong, {} inconclusive, {} s",
@@ -112,6 +115,7 @@ pub fn report(args: &Args) -> Result<()> {
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     }
+    closed?;
     if report.right < report.total {
         bail!("{} of {} faults are not judged right, named above", report.total - report.right, report.total);
     }

@@ -11,6 +11,7 @@ mod faults;
 mod guests;
 mod run;
 mod sizes;
+mod soak;
 mod test_firecracker;
 
 use std::process::ExitCode;
@@ -38,6 +39,9 @@ enum Task {
     Guests(guests::Args),
     /// Produce faults on real machines and compare what Airlock says of them.
     Faults(faults::Args),
+    /// Stay for a long time and see that nothing is lost.
+    #[command(subcommand)]
+    Soak(soak::Soak),
     /// Test the drivers' contract, Firecracker's API, and the real Firecracker where one is given.
     TestFirecracker(test_firecracker::Args),
     /// Measure.
@@ -62,6 +66,7 @@ fn perform(task: &Task) -> Result<()> {
         Task::CrashMatrix(args) => crash_matrix::report(args),
         Task::Guests(args) => guests::report(args),
         Task::Faults(args) => faults::report(args),
+        Task::Soak(soak) => soak::run(soak),
         Task::TestFirecracker(args) => test_firecracker::report(args),
         Task::Bench(bench) => bench::run(bench),
     }

@@ -26,6 +26,30 @@ pub struct DiagnosisView {
     pub notes: Vec<DiagnosisNote>,
 }
 
+/// Answer of `GET /api/auth/session/{id}/diagnosis`: the verdict on its machine, for whoever sits in front of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionDiagnosis {
+    /// Id of the session.
+    pub session_id: String,
+    /// `healthy`, `inconclusive`, `reachable_but_pending` (it still boots), or a code of the fault catalogue.
+    pub verdict: String,
+    /// The first stage that is not reached; none where all are, or where the machine failed later.
+    #[schema(value_type = Option<String>)]
+    pub stage: Option<Stage>,
+    /// In one sentence.
+    pub summary: String,
+    /// What to do next.
+    pub remedy: String,
+    /// Evidence bundle, if one was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence_id: Option<String>,
+    /// What else is wrong, or follows from it.
+    pub also: Vec<String>,
+    /// What proves it; nothing for a viewer's cookie.
+    pub evidence: Vec<DiagnosisEvidence>,
+}
+
 /// One thing that was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

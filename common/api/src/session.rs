@@ -50,6 +50,9 @@ pub struct SessionView {
     pub user_id: String,
     /// Provider.
     pub provider: String,
+    /// Its name for people; its id where this daemon does not know it any more.
+    #[serde(default)]
+    pub provider_name: String,
     /// `queued`, `starting`, `booting`, `awaiting_user`, `capturing`, or one of the final `completed`, `failed`, `cancelled`, `expired`.
     pub state: String,
     /// Last stage reached; of a failed boot the first stage that failed.
@@ -74,6 +77,12 @@ pub struct SessionView {
     pub created_at: String,
     /// When it expires unless it ends before (RFC 3339).
     pub deadline: String,
+    /// No heartbeat lets it last longer than this (RFC 3339).
+    #[serde(default)]
+    pub latest_deadline: String,
+    /// Whether a heartbeat can still make the deadline later.
+    #[serde(default)]
+    pub more_time: bool,
     /// When it ended (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<String>,
@@ -87,6 +96,17 @@ impl SessionView {
     pub fn is_over(&self) -> bool {
         matches!(self.state.as_str(), "completed" | "failed" | "cancelled" | "expired")
     }
+}
+
+/// Answer of `POST /api/auth/session/{id}/ticket`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TicketView {
+    /// Absolute link of the viewer. It works once, in one browser, and is a secret until then.
+    #[serde(rename = "novncURL")]
+    pub novnc_url: String,
+    /// Until when it can be opened (RFC 3339).
+    pub expires_at: String,
 }
 
 /// Sessions, newest first.

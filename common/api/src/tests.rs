@@ -54,6 +54,7 @@ fn a_session_view_keeps_its_nulls_and_leaves_out_what_did_not_happen() {
         session_id: "s".into(),
         user_id: "u".into(),
         provider: "demo".into(),
+        provider_name: "Demo".into(),
         state: "booting".into(),
         stage: Some(Stage::TapUp),
         cause: None,
@@ -64,15 +65,18 @@ fn a_session_view_keeps_its_nulls_and_leaves_out_what_did_not_happen() {
         queue_position: None,
         created_at: "2026-01-01T00:00:00Z".into(),
         deadline: "2026-01-01T00:15:00Z".into(),
+        latest_deadline: "2026-01-01T01:00:00Z".into(),
+        more_time: true,
         ended_at: None,
         error: None,
     };
     assert!(!view.is_over());
     assert_eq!(
         serde_json::to_value(&view).unwrap(),
-        json!({"sessionId": "s", "userId": "u", "provider": "demo", "state": "booting", "stage": "tap_up", "cause": null,
+        json!({"sessionId": "s", "userId": "u", "provider": "demo", "providerName": "Demo", "state": "booting", "stage": "tap_up", "cause": null,
                "remedy": null, "evidenceId": null, "vmId": "v", "browserIP": "10.0.0.2",
-               "createdAt": "2026-01-01T00:00:00Z", "deadline": "2026-01-01T00:15:00Z"})
+               "createdAt": "2026-01-01T00:00:00Z", "deadline": "2026-01-01T00:15:00Z",
+               "latestDeadline": "2026-01-01T01:00:00Z", "moreTime": true})
     );
 }
 

@@ -9,6 +9,7 @@
 //! * [`facts`]: what the agent sees of its guest when it is asked
 //! * [`icmp`]: echo on the wire
 //! * [`accounts`]: users of the guest, from the texts of its passwd and group files
+//! * [`vnc_auth`]: the password of the guest's RFB server
 //! * [`redact`]: text that may hold secrets, made fit for a console
 
 pub mod accounts;
@@ -25,6 +26,7 @@ pub mod paths;
 pub mod redact;
 pub mod sensitive;
 pub mod stage;
+pub mod vnc_auth;
 
 pub use boot_config::BootConfig;
 pub use guest_config::GuestConfig;

@@ -26,6 +26,9 @@ pub enum HostMessage {
         version: u16,
         /// The host's clock, milliseconds since the Unix epoch; the agent sets the guest's clock from it.
         now_ms: u64,
+        /// The password of the guest's RFB server from now on. The agent has put it where the server reads it before it answers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vnc_password: Option<Sensitive>,
     },
     /// Run a provider's tool. A login that already runs under the same `login_id` is left alone.
     StartLogin(LoginSpec),
@@ -45,6 +48,12 @@ pub enum HostMessage {
     CredentialStored {
         /// The login it belongs to.
         login_id: String,
+    },
+    /// The screen is waited for so long from now; then the agent says what is missing of it, and what its programs said last. Another
+    /// such message takes the place of the one before.
+    ScreenDue {
+        /// Milliseconds.
+        within_ms: u64,
     },
     /// Power the guest off cleanly.
     PowerOff,
@@ -356,6 +365,18 @@ mod tests {
             assert_eq!(wire(&message), json);
             assert_eq!(serde_json::from_value::<GuestMessage>(json).unwrap(), message);
         }
+    }
+
+    #[test]
+    fn a_greeting_carries_the_password_of_the_screen_and_older_ones_do_not() {
+        let with = |vnc_password| HostMessage::Hello { version: VERSION, now_ms: 5, vnc_password };
+        let json = json!({"type": "hello", "version": 1, "now_ms": 5, "vnc_password": "s3cret"});
+        assert_eq!(wire(&with(Some(Sensitive::new("s3cret")))), json);
+        assert_eq!(serde_json::from_value::<HostMessage>(json).unwrap(), with(Some(Sensitive::new("s3cret"))));
+        let older = json!({"type": "hello", "version": 1, "now_ms": 5});
+        assert_eq!(wire(&with(None)), older);
+        assert_eq!(serde_json::from_value::<HostMessage>(older).unwrap(), with(None));
+        assert!(!format!("{:?}", with(Some(Sensitive::new("s3cret")))).contains("s3cret"));
     }
 
     #[test]

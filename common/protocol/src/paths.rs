@@ -22,6 +22,9 @@ pub const GUEST_INIT_SOCKET: &str = "/run/airlock/init.sock";
 /// In the running guest: Unix stream socket of the agent on which the `BROWSER` shim hands over a URL.
 pub const GUEST_OPEN_SOCKET: &str = "/run/airlock/open.sock";
 
+/// In the running guest: the password file of the RFB server, written by the agent, readable by the display's user only.
+pub const GUEST_VNC_PASSWORD: &str = "/run/airlock/vnc.passwd";
+
 /// TCP port of the agent's `GET /health`, on every IPv4 address of the guest.
 pub const HEALTH_PORT: u16 = 8080;
 /// TCP port, guest loopback only, of the start page that the browser shows until the tool has a URL.

@@ -232,7 +232,7 @@ mod tests {
         })
         .unwrap();
         host.write_all(b"ALK1\xff noise of a cut frame").unwrap();
-        host.write_all(&encode(&HostMessage::Hello { version: 1, now_ms: 0 }).unwrap()).unwrap();
+        host.write_all(&encode(&HostMessage::Hello { version: 1, now_ms: 0, vnc_password: None }).unwrap()).unwrap();
         assert_eq!(read_one(&mut host), GuestMessage::Pong { n: 0 });
         // A newer host may say what this agent does not know.
         host.write_all(&encode(&serde_json::json!({"type": "levitate", "how": "ALK1"})).unwrap()).unwrap();
@@ -261,7 +261,9 @@ mod tests {
         }
 
         fn hello(&self) {
-            self.host.send(&encode(&HostMessage::Hello { version: 1, now_ms: 0 }).unwrap()).unwrap();
+            self.host
+                .send(&encode(&HostMessage::Hello { version: 1, now_ms: 0, vnc_password: None }).unwrap())
+                .unwrap();
         }
 
         fn hung_up(&self) {
@@ -374,7 +376,7 @@ mod tests {
         control.turn(&mut |_| {}).unwrap();
         assert!(!control.unsent.is_empty(), "more than a socket holds");
 
-        host.write_all(&encode(&HostMessage::Hello { version: 1, now_ms: 0 }).unwrap()).unwrap();
+        host.write_all(&encode(&HostMessage::Hello { version: 1, now_ms: 0, vnc_password: None }).unwrap()).unwrap();
         control.turn(&mut |_| outbox.host_came(|| vec![GuestMessage::Pong { n: 2 }])).unwrap();
         crate::spawn("test", move || drop(control.run(|_| {}))).unwrap();
         assert_eq!(read_one(&mut host), GuestMessage::Pong { n: 2 });

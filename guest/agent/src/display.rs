@@ -4,13 +4,14 @@
 //! was seen is waited for again; stages that were reached stay reached.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use airlock_protocol::Stage;
 use airlock_protocol::guest_config::Display;
 use x11rb::connection::Connection;
-use x11rb::errors::ReplyError;
+use x11rb::errors::{ConnectError, ReplyError};
 use x11rb::protocol::Event;
 use x11rb::protocol::damage::{ConnectionExt as _, ReportLevel};
 use x11rb::protocol::xproto::{
@@ -18,7 +19,9 @@ use x11rb::protocol::xproto::{
 };
 use x11rb::rust_connection::RustConnection;
 
+use crate::facts::processes::LOGS;
 use crate::painted::{Sample, rgb};
+use crate::screen_due::{Seen, last_words};
 use crate::socket_wait;
 use crate::timeline::Timeline;
 
@@ -28,6 +31,9 @@ const PIXEL_STEP: usize = 8;
 /// Window managers put windows into frames, these sometimes into another one.
 const FRAME_DEPTH: u8 = 3;
 
+/// Pause after a server that went away while it was greeted.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// Why watching ended.
 #[derive(Debug, thiserror::Error)]
 pub enum DisplayError {
@@ -36,7 +42,7 @@ pub enum DisplayError {
     Socket(#[from] io::Error),
     /// The server refused us.
     #[error("connect to the X display")]
-    Connect(#[from] x11rb::errors::ConnectError),
+    Connect(#[from] ConnectError),
     /// The connection broke.
     #[error("talk to the X display")]
     Connection(#[from] x11rb::errors::ConnectionError),
@@ -48,29 +54,31 @@ pub enum DisplayError {
     Id(#[from] x11rb::errors::ReplyOrIdError),
 }
 
-/// Watches for ever.
-pub fn watch(display: &Display, timeline: &Arc<Timeline>) {
+/// Watches for ever, and notes in `seen` how much of the screen is the page.
+pub fn watch(display: &Display, timeline: &Arc<Timeline>, seen: &Seen) {
     // A display that comes and goes at once (a crash loop of the server) is not hammered: each turn waits for its socket.
     loop {
-        if let Err(error) = watch_once(display, timeline)
-            && let DisplayError::Connect(_) | DisplayError::Socket(_) = error
-        {
-            timeline.failed(
-                Stage::DisplayUp,
-                None,
-                &format!("{error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default()),
-            );
-            return;
+        match watch_once(display, timeline, seen) {
+            // It died under our hands, maybe while it started. Init starts it again, and says so when it does not stay.
+            Err(DisplayError::Connect(ConnectError::IoError(_))) => std::thread::sleep(AGAIN),
+            Err(error @ (DisplayError::Connect(_) | DisplayError::Socket(_))) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                let words = last_words(Path::new(LOGS));
+                timeline.failed(Stage::DisplayUp, None, &format!("{error}: {source}{words}"));
+                return;
+            }
+            _ => {}
         }
     }
 }
 
-fn watch_once(display: &Display, timeline: &Timeline) -> Result<(), DisplayError> {
+fn watch_once(display: &Display, timeline: &Timeline, seen: &Seen) -> Result<(), DisplayError> {
     let socket = PathBuf::from(format!("/tmp/.X11-unix/X{}", display.number));
     drop(socket_wait::connect(&socket)?);
     let (connection, screen) = x11rb::connect(Some(&format!(":{}", display.number)))?;
     timeline.reached(Stage::DisplayUp, &[("display", format!(":{}", display.number).into())]);
-    let mut watcher = Watcher { connection, screen, class: display.browser_class.clone(), browser_up: false };
+    let mut watcher =
+        Watcher { connection, screen, class: display.browser_class.clone(), browser_up: false, seen: seen.clone() };
     watcher.subscribe()?;
     watcher.look(timeline)?;
     while !watcher.look_after_event(timeline)? {}
@@ -85,6 +93,7 @@ struct Watcher {
     screen: usize,
     class: String,
     browser_up: bool,
+    seen: Seen,
 }
 
 impl Watcher {
@@ -123,6 +132,7 @@ impl Watcher {
             return Ok(false);
         }
         let sample = self.sample()?;
+        self.seen.note(sample.percent());
         if sample.is_painted() {
             timeline.reached(Stage::PagePainted, &[("percent", sample.percent().into())]);
         }

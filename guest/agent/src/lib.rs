@@ -3,7 +3,8 @@
 //! * [`service`]: what runs, and in which order it starts
 //! * [`timeline`]: stages of init and agent; [`health`] shows them over HTTP, [`control`] sends them to the host,
 //!   over virtio-serial or [`vsock`]
-//! * [`display`]: X display, browser window, painted page; [`start_page`]: the page the browser waits on
+//! * [`display`]: X display, browser window, painted page; [`screen_due`]: what is said when they do not come; [`start_page`]: the page the browser waits on
+//! * [`screen_password`]: who may see that display over RFB
 //! * [`login`]: runs a provider's tool on a terminal and captures what it writes
 //! * [`owner`]: what the interface has, and who changed it
 //! * [`reach`]: what the host asks of this guest's network; [`facts`]: what it asks of the guest itself
@@ -28,6 +29,8 @@ pub mod owner;
 pub mod painted;
 pub mod port;
 pub mod reach;
+pub mod screen_due;
+pub mod screen_password;
 pub mod service;
 pub mod socket_wait;
 pub mod start_page;

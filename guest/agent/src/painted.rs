@@ -5,7 +5,7 @@ pub const BACKGROUND: [u8; 3] = [0x0b, 0x4f, 0x6c];
 /// How far a channel may be off: software renderers round.
 const TOLERANCE: u8 = 6;
 /// Share of the screen, in percent, that must have the background.
-const SHARE: usize = 30;
+pub const SHARE: usize = 30;
 
 /// Counts sampled pixels.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

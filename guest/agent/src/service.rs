@@ -24,12 +24,14 @@ use airlock_protocol::{Sensitive, Stage};
 use crate::addresses::addresses;
 use crate::browser::Browser;
 use crate::control::Control;
-use crate::facts::Facts;
+use crate::facts::{Facts, processes};
 use crate::login::Logins;
 use crate::login::tool::Environment;
 use crate::outbox::Outbox;
 use crate::owner;
 use crate::reach::Probes;
+use crate::screen_due::{ScreenDue, Seen};
+use crate::screen_password::ScreenPassword;
 use crate::timeline::Timeline;
 use crate::{BUILD_ID, clock, display, health, port, spawn, start_page, vsock};
 
@@ -78,11 +80,17 @@ fn run() -> io::Result<std::convert::Infallible> {
     let page = display.as_ref().and_then(|_| start_page::start(START_PAGE_PORT).map_err(say("start page")).ok());
     let browser = Arc::new(Browser::new(page, display.clone(), environment.clone()));
     let logins = Arc::new(Logins::new(environment, browser.clone(), outbox.clone()));
-    let agent = Agent::new(vm_id, timeline.clone(), outbox, logins.clone(), browser);
+    let screen = display.as_ref().map(|display| ScreenPassword::of_guest(&display.user));
+    let seen = Seen::default();
+    let due = display.as_ref().and_then(|_| {
+        let due = ScreenDue::start(timeline.clone(), Path::new(processes::LOGS), seen.clone());
+        due.map_err(say("wait for the screen")).ok()
+    });
+    let agent = Agent::new(vm_id, timeline.clone(), outbox, logins.clone(), browser).with_screen(screen, due);
 
     let _ = take_urls(Path::new(GUEST_OPEN_SOCKET), logins).map_err(say("socket of the browser shim"));
     if let Some(display) = display {
-        spawn("display", move || display::watch(&display, &timeline))?;
+        spawn("display", move || display::watch(&display, &timeline, &seen))?;
     }
     agent.serve()
 }
@@ -140,6 +148,9 @@ pub struct Agent {
     browser: Arc<Browser>,
     probes: Probes,
     facts: Facts,
+    /// None without a display.
+    screen: Option<ScreenPassword>,
+    due: Option<Arc<ScreenDue>>,
 }
 
 impl Agent {
@@ -152,7 +163,12 @@ impl Agent {
         browser: Arc<Browser>,
     ) -> Self {
         let (probes, facts) = (Probes::new(outbox.clone()), Facts::new(outbox.clone()));
-        Self { vm_id, timeline, outbox, logins, browser, probes, facts }
+        Self { vm_id, timeline, outbox, logins, browser, probes, facts, screen: None, due: None }
+    }
+
+    /// The same, with a display that somebody may look at.
+    pub fn with_screen(self, screen: Option<ScreenPassword>, due: Option<Arc<ScreenDue>>) -> Self {
+        Self { screen, due, ..self }
     }
 
     fn serve(self) -> io::Result<std::convert::Infallible> {
@@ -177,9 +193,15 @@ impl Agent {
     /// Does what the host says. Returns at once: whatever takes time has a thread of its own.
     pub fn take(&self, message: HostMessage) {
         match message {
-            HostMessage::Hello { version: _, now_ms } => {
+            HostMessage::Hello { version: _, now_ms, vnc_password } => {
                 if let Err(errno) = clock::follow_host(now_ms) {
                     eprintln!("airlock-agent: set the clock: {errno}");
+                }
+                // Before the answer: the host takes it for set then.
+                if let (Some(screen), Some(password)) = (&self.screen, &vnc_password)
+                    && let Err(error) = screen.set(password)
+                {
+                    eprintln!("airlock-agent: set the password of the screen: {error}");
                 }
                 self.outbox.host_came(|| std::iter::once(self.hello()).chain(self.logins.replay()).collect());
             }
@@ -188,6 +210,11 @@ impl Agent {
             HostMessage::EnterCode { code } => self.logins.enter_code(code),
             HostMessage::CancelLogin => self.logins.cancel(),
             HostMessage::CredentialStored { login_id } => self.logins.credential_stored(&login_id),
+            HostMessage::ScreenDue { within_ms } => {
+                if let Some(due) = &self.due {
+                    due.due(Duration::from_millis(within_ms));
+                }
+            }
             HostMessage::PowerOff => {
                 if let Err(error) = power_off(Path::new(GUEST_INIT_SOCKET)) {
                     eprintln!("airlock-agent: tell init to power off: {error}");

@@ -146,9 +146,12 @@ h1{{font-size:28px;font-weight:600;margin:0 0 8px}}p{{margin:0;color:#d5e6ee}}
 </style></head>
 <body><h1>Waiting for <span id="tool">{tool}</span> …</h1><p>The sign-in page opens here by itself. Nothing to do yet.</p>
 <script>
-const events = new EventSource("/events");
-events.addEventListener("tool", e => {{ document.getElementById("tool").textContent = JSON.parse(e.data); }});
-events.addEventListener("page", e => {{ const url = JSON.parse(e.data); events.close(); location.replace(url); }});
+// Behind the load: a stream that is part of it keeps the browser saying that it transfers data.
+addEventListener("load", () => setTimeout(() => {{
+  const events = new EventSource("/events");
+  events.addEventListener("tool", e => {{ document.getElementById("tool").textContent = JSON.parse(e.data); }});
+  events.addEventListener("page", e => {{ const url = JSON.parse(e.data); events.close(); location.replace(url); }});
+}}));
 </script></body></html>
 "#
     )

@@ -152,7 +152,8 @@ mod tests {
         let connect = |n: u64| {
             let mut host = UnixStream::connect(&path).unwrap();
             host.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            host.write_all(&encode(&HostMessage::Hello { version: 1, now_ms: n }).unwrap()).unwrap();
+            host.write_all(&encode(&HostMessage::Hello { version: 1, now_ms: n, vnc_password: None }).unwrap())
+                .unwrap();
             assert_eq!(answer(&mut host), Some(GuestMessage::Pong { n }));
             host
         };

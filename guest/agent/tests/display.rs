@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use airlock_agent::outbox::Outbox;
 use airlock_agent::painted::BACKGROUND;
+use airlock_agent::screen_due::Seen;
 use airlock_agent::timeline::Timeline;
 use airlock_agent::{display, socket_wait};
 use airlock_protocol::Stage;
@@ -98,7 +99,7 @@ fn stages_follow_what_is_on_the_screen() {
     outbox.host_came(Vec::new);
     let timeline = Arc::new(Timeline::open("/nonexistent".as_ref(), "/nonexistent".as_ref(), outbox.clone()));
     let config = Display { number, browser_class: "Browser".into(), user: "root".into(), open_command: vec![] };
-    std::thread::spawn(move || display::watch(&config, &timeline));
+    std::thread::spawn(move || display::watch(&config, &timeline, &Seen::default()));
     let mut seen = Vec::new();
     let (soon, shortly) = (Duration::from_secs(20), Duration::from_millis(300));
 

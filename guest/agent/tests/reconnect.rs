@@ -16,11 +16,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use airlock_agent::control::Control;
+use airlock_agent::screen_password::ScreenPassword;
 use airlock_agent::service::Agent;
 use airlock_agent::timeline::Timeline;
 use airlock_protocol::frame::{Decoder, encode};
 use airlock_protocol::message::{CapturedFile, GuestMessage, HostMessage, LoginEvent, LoginSpec, UrlSource, VERSION};
-use airlock_protocol::{Sensitive, Stage, StageReport};
+use airlock_protocol::{Sensitive, Stage, StageReport, vnc_auth};
 use support::{Guest, WITHIN};
 
 /// The tool: notes that it ran, asks for a page, writes its credential when it is let go, and ends when it is let go again.
@@ -41,7 +42,8 @@ impl<'a> Host<'a> {
     fn greet(stream: &'a UnixStream) -> (Self, Vec<Stage>) {
         let mut host = Self { stream, decoder: Decoder::new() };
         let now_ms = u64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
-        host.say(&HostMessage::Hello { version: VERSION, now_ms });
+        let vnc_password = Some(Sensitive::new("airlock1"));
+        host.say(&HostMessage::Hello { version: VERSION, now_ms, vnc_password });
         loop {
             if let GuestMessage::Hello { vm_id, timeline, .. } = host.next() {
                 assert_eq!(vm_id, "vm-1");
@@ -98,7 +100,8 @@ fn serve(guest: &Guest, timeline: Arc<Timeline>) -> UnixStream {
     host.set_read_timeout(Some(WITHIN)).unwrap();
     let control = Control::over(File::from(OwnedFd::from(ours)), guest.outbox.clone()).unwrap();
     let parts = (guest.outbox.clone(), guest.logins.clone(), guest.browser.clone());
-    let agent = Agent::new("vm-1".into(), timeline, parts.0, parts.1, parts.2);
+    let screen = ScreenPassword::at(guest.dir.join("vnc.passwd"), &guest.spec(&[]).user);
+    let agent = Agent::new("vm-1".into(), timeline, parts.0, parts.1, parts.2).with_screen(Some(screen), None);
     std::thread::spawn(move || control.run(|message| agent.take(message)));
     host
 }
@@ -136,6 +139,9 @@ fn a_daemon_that_comes_back_is_told_everything_once() {
     // The first daemon sees the login up to the credential, and is killed before it acknowledged it.
     let (mut first, stages) = Host::greet(&channel);
     assert_eq!(stages, vec![Stage::InitStarted, Stage::HandedOver]);
+    // Who was answered can rely on it.
+    let password = fs::read(guest.dir.join("vnc.passwd")).unwrap();
+    assert_eq!(password, vnc_auth::password_file(&Sensitive::new("airlock1")));
     timeline.reached(Stage::AgentUp, &[]);
     assert!(matches!(first.next(), GuestMessage::Stage(report) if report.stage == Stage::AgentUp));
     first.say(&HostMessage::StartLogin(spec.clone()));

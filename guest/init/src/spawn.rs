@@ -88,14 +88,41 @@ fn open_log(name: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// The last line that a service wrote, if it wrote one.
-pub fn last_log_line(name: &str) -> Option<String> {
+/// The last lines that a service wrote, in one, if it wrote any.
+pub fn last_words(name: &str) -> Option<String> {
+    last_words_in(&log_path(name))
+}
+
+fn last_words_in(path: &Path) -> Option<String> {
     const TAIL: u64 = 4096;
-    let mut file = File::open(log_path(name)).ok()?;
+    const LINES: usize = 3;
+    const LINE: usize = 160;
+    let mut file = File::open(path).ok()?;
     let len = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(len.saturating_sub(TAIL))).ok()?;
     let mut tail = Vec::new();
     file.take(TAIL).read_to_end(&mut tail).ok()?;
     let text = String::from_utf8_lossy(&tail);
-    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+    let said = text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+    let mut lines: Vec<String> = said.take(LINES).map(|line| line.chars().take(LINE).collect()).collect();
+    lines.reverse();
+    (!lines.is_empty()).then(|| lines.join(" | "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_are_few_and_short() {
+        let path = std::env::temp_dir().join(format!("airlock-words-{}", std::process::id()));
+        fs::write(&path, "long ago\n\n_XSERVTransmkdir\n(EE) \nFatal server error:\n").unwrap();
+        assert_eq!(last_words_in(&path).unwrap(), "_XSERVTransmkdir | (EE) | Fatal server error:");
+        fs::write(&path, "x".repeat(5000)).unwrap();
+        assert_eq!(last_words_in(&path).unwrap().len(), 160);
+        fs::write(&path, "\n \n").unwrap();
+        assert_eq!(last_words_in(&path), None);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(last_words_in(&path), None);
+    }
 }

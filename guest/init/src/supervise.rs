@@ -166,7 +166,7 @@ fn reap(roster: &mut Roster, now: u64) {
         };
         if let Some(ended) = roster.ended(pid.as_raw(), now) {
             // A browser's or a tool's last words may hold a login URL: nothing of that goes to the console.
-            let last = spawn::last_log_line(ended.name).map(|line| format!(": {}", redact(&line))).unwrap_or_default();
+            let last = spawn::last_words(ended.name).map(|words| format!(": {}", redact(&words))).unwrap_or_default();
             let restart = restart_words(ended.restart_in);
             say(&format!("airlock-init: service {} exited {outcome}{restart}{last}", ended.name));
         }

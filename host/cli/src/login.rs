@@ -2,7 +2,7 @@
 //!
 //! With `--until` it is a trial of the image instead: it ends the session, and its machine, when that stage was reached.
 
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use airlock_api::session::{SessionView, StageView, StartRequest, StartResponse};
 use airlock_protocol::Stage;
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::args::Global;
 use crate::client::Client;
+use crate::desktop::Browser;
 use crate::failure::{FAILED, Failure, Outcome};
 use crate::follow::{Event, follow_until};
 use crate::output::{json_line, line};
@@ -24,7 +25,7 @@ pub struct LoginArgs {
     /// Whose sign-in it is
     #[arg(long, value_name = "ID")]
     pub user: String,
-    /// Open the viewer in this machine's browser
+    /// Open the viewer in this machine's browser: $BROWSER, else xdg-open
     #[arg(long)]
     pub open: bool,
     /// Only try the image: when this stage was reached (`reachable`, `ready`, ...) print how long it took, end the session, exit 0
@@ -34,6 +35,8 @@ pub struct LoginArgs {
 
 pub async fn run(global: &Global, args: LoginArgs) -> Outcome {
     let client = Client::open(global)?;
+    // Before anything is started: without a browser there is nothing to open the link with.
+    let browser = if args.open { Some(Browser::find()?) } else { None };
     let started = start(&client, &args.user, &args.provider).await?;
     if global.json {
         json_line(&json!({"event": "started", "sessionId": started.session_id, "novncURL": started.novnc_url,
@@ -41,11 +44,13 @@ pub async fn run(global: &Global, args: LoginArgs) -> Outcome {
     } else {
         line(format!("session {}   {}", started.session_id, place(&started)));
     }
-    if args.open {
-        // The page shows the boot as well, so it need not wait.
-        open_browser(&started.novnc_url);
-    }
     let mut shown = Shown::new(&started, global.json);
+    let mut opened = None;
+    if let Some(browser) = &browser {
+        // The page shows the boot as well, so it need not wait.
+        shown.link();
+        opened = browser.open(&started.novnc_url);
+    }
     let mut reached = None;
     let session = tokio::select! {
         session = follow_until(&client, &started.session_id, |event| {
@@ -63,7 +68,7 @@ pub async fn run(global: &Global, args: LoginArgs) -> Outcome {
         }
     };
     let stages = std::mem::take(&mut shown.stages);
-    drop(shown);
+    drop((shown, opened));
     if let (Some(stage), Some(at_ms)) = (args.until, reached) {
         if global.json {
             json_line(&json!({"reached": stage, "atMs": at_ms, "session": session, "timeline": {"stages": stages}}));
@@ -151,6 +156,14 @@ impl Shown {
         self.link_shown = true;
     }
 
+    /// Prints the link, once. As JSON it was told with the start.
+    fn link(&mut self) {
+        if let (false, Some(progress)) = (self.link_shown, &self.progress) {
+            progress.line(&format!("open the viewer (the link works once): {}", self.link));
+            self.link_shown = true;
+        }
+    }
+
     pub fn event(&mut self, event: &Event) {
         match event {
             Event::Stage(stage) => {
@@ -178,10 +191,8 @@ impl Shown {
         match session.state.as_str() {
             "awaiting_user" => {
                 progress.line("");
-                if !self.link_shown {
-                    progress.line(&format!("open the viewer (the link works once): {}", self.link));
-                    self.link_shown = true;
-                }
+                self.link();
+                let Some(progress) = &self.progress else { return };
                 progress.waiting(&format!("waiting for {} to sign in", session.user_id));
             }
             "capturing" => progress.waiting("sealing the credential"),
@@ -194,15 +205,6 @@ impl Shown {
         if let Some(progress) = &self.progress {
             progress.waiting(what);
         }
-    }
-}
-
-/// Hands the link to the desktop. Where there is none, the printed link is enough.
-fn open_browser(link: &str) {
-    let opened =
-        Command::new("xdg-open").arg(link).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    if let Err(error) = opened {
-        tracing::warn!(%error, "xdg-open did not start; open the printed link yourself");
     }
 }
 

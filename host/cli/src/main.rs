@@ -6,6 +6,7 @@ mod config;
 mod credentials;
 mod daemon;
 mod demo_idp;
+mod desktop;
 mod diagnose;
 mod doctor;
 mod evidence;

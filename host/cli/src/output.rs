@@ -30,6 +30,11 @@ pub fn line(text: impl AsRef<str>) {
     let _ = writeln!(std::io::stdout().lock(), "{}", text.as_ref());
 }
 
+/// Something that went wrong and ends nothing, on stderr, with what to do about it.
+pub fn warn(text: &str, remedy: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "warning: {}\nremedy: {remedy}", printable(text));
+}
+
 /// One JSON object on one line.
 pub fn json_line(value: &impl Serialize) {
     line(serde_json::to_string(value).unwrap_or_default());

@@ -12,7 +12,7 @@ use crate::failure::Outcome;
 use crate::follow::{Event, follow};
 use crate::login::outcome;
 use crate::output::{facts, json_line, line, result, table};
-use crate::progress::stage_line;
+use crate::progress::{Progress, next_stage, stage_line};
 
 #[derive(Debug, Subcommand)]
 pub enum SessionCommand {
@@ -51,13 +51,9 @@ pub async fn run(global: &Global, command: SessionCommand) -> Outcome {
             })
         }
         SessionCommand::Watch { id } => {
-            let session = follow(&client, &segment(&id), |event| match event {
-                Event::Stage(stage) if global.json => json_line(&json!({"event": "stage", "stage": stage})),
-                Event::Stage(stage) => line(stage_line(stage)),
-                Event::State(session) if global.json => json_line(&json!({"event": "state", "session": session})),
-                Event::State(session) => line(format!("state {}", session.state)),
-            })
-            .await?;
+            let mut watching = Watching::new(global.json);
+            let session = follow(&client, &segment(&id), |event| watching.event(event)).await?;
+            drop(watching);
             if global.json {
                 json_line(&json!({"session": session}));
                 ExitCode::from(u8::from(session.state != "completed"))
@@ -73,6 +69,48 @@ pub async fn run(global: &Global, command: SessionCommand) -> Outcome {
             })
         }
     })
+}
+
+/// What is shown of a session that is watched: lines that stay, on a terminal with what is waited for below them; or JSON.
+struct Watching {
+    progress: Option<Progress>,
+}
+
+impl Watching {
+    fn new(json: bool) -> Self {
+        Self { progress: (!json).then(|| Progress::new("asking the daemon")) }
+    }
+
+    fn event(&mut self, event: &Event) {
+        let Some(progress) = &self.progress else {
+            return match event {
+                Event::Stage(stage) => json_line(&json!({"event": "stage", "stage": stage})),
+                Event::State(session) => json_line(&json!({"event": "state", "session": session})),
+            };
+        };
+        match event {
+            Event::Stage(stage) => {
+                progress.line(&stage_line(stage));
+                progress.waiting(&next_stage(stage.stage));
+            }
+            Event::State(session) => {
+                progress.line(&format!("state {}, until {}", session.state, session.deadline));
+                progress.waiting(&waiting_for(session));
+            }
+        }
+    }
+}
+
+fn waiting_for(session: &SessionView) -> String {
+    match session.state.as_str() {
+        "queued" => match session.queue_position {
+            Some(place) => format!("waiting for room, place {place}"),
+            None => "waiting for room".to_owned(),
+        },
+        "awaiting_user" => format!("waiting for {} to sign in", session.user_id),
+        "capturing" => "sealing the credential".to_owned(),
+        _ => session.stage.map_or_else(|| "waiting for the machine".to_owned(), next_stage),
+    }
 }
 
 fn rows(list: &SessionList) -> Vec<Vec<String>> {
@@ -105,6 +143,7 @@ fn show(session: &SessionView) {
         ("waits at", session.queue_position.map(|place| place.to_string())),
         ("created", Some(session.created_at.clone())),
         ("deadline", Some(session.deadline.clone())),
+        ("at most until", Some(session.latest_deadline.clone()).filter(|_| session.more_time)),
         ("ended", session.ended_at.clone()),
         ("cause", session.cause.clone()),
         ("detail", session.error.as_ref().map(|error| error.message.clone())),

@@ -8,59 +8,14 @@
 mod support;
 
 use std::net::TcpListener;
-use std::process::Command;
 use std::time::Duration;
 
 use airlock_effects::netns::Netns;
 use serde_json::Value;
+use support::outside::Internet;
 use support::{Daemon, Wanted, text};
 
 const BOOT: Duration = Duration::from_secs(60);
-
-/// Two more machines as namespaces: the host that lends its uplink to the guests, and the internet behind it.
-struct Internet {
-    host: String,
-    beyond: String,
-    _listeners: Vec<TcpListener>,
-}
-
-impl Internet {
-    fn new() -> Self {
-        let (host, beyond) = (format!("alt-host-{}", std::process::id()), format!("alt-inet-{}", std::process::id()));
-        let listen = |name: &str| {
-            let listener = Netns::create(name).unwrap().run(|| {
-                std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-                TcpListener::bind("0.0.0.0:7").unwrap()
-            });
-            listener.unwrap()
-        };
-        let internet = Self { _listeners: vec![listen(&host), listen(&beyond)], host, beyond };
-        let (host, beyond) = (internet.host.as_str(), internet.beyond.as_str());
-        ip(host, &["link", "add", "wan", "type", "veth", "peer", "name", "lan", "netns", beyond]);
-        ip(host, &["address", "add", "203.0.113.1/24", "dev", "wan"]);
-        ip(beyond, &["address", "add", "203.0.113.10/24", "dev", "lan"]);
-        for (name, link) in [(host, "wan"), (beyond, "lan"), (host, "lo"), (beyond, "lo")] {
-            ip(name, &["link", "set", link, "up"]);
-        }
-        for address in ["10.20.30.40/32", "169.254.169.254/32"] {
-            ip(beyond, &["address", "add", address, "dev", "lo"]);
-        }
-        ip(host, &["route", "add", "default", "via", "203.0.113.10"]);
-        internet
-    }
-}
-
-fn ip(namespace: &str, args: &[&str]) {
-    assert!(Command::new("ip").args(["-n", namespace]).args(args).status().unwrap().success(), "{args:?}");
-}
-
-impl Drop for Internet {
-    fn drop(&mut self) {
-        for name in [&self.host, &self.beyond] {
-            let _ = Netns::delete(name);
-        }
-    }
-}
 
 /// What becomes of a probe inside the guest.
 fn reach(daemon: &Daemon, vm: &str, target: &str) -> String {

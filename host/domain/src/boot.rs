@@ -18,6 +18,7 @@ use airlock_protocol::{Stage, StageReport};
 use serde::{Deserialize, Serialize};
 
 use self::hopeless::Watch;
+pub use self::needed::{NeededService, needed_services};
 use crate::cause::Cause;
 use crate::vmm::VmmExit;
 
@@ -123,6 +124,8 @@ pub struct Contract {
     pub address: String,
     /// Build id the agent must have.
     pub build_id: String,
+    /// Services besides the agent whose end, while their stage is not reached, ends the boot.
+    pub needed_services: Vec<NeededService>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +148,7 @@ pub struct BootMachine {
 impl BootMachine {
     /// A machine before its first stage.
     pub fn new(contract: Contract) -> Self {
-        Self { contract, phase: Phase::Booting, timeline: Vec::new(), probing: false, watch: Watch::default() }
+        Self::resume(contract, Vec::new())
     }
 
     /// A machine that goes on where another one stopped, after `timeline`.
@@ -153,7 +156,8 @@ impl BootMachine {
         timeline.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms).then(a.stage.cmp(&b.stage)));
         let reached = |stage| timeline.iter().any(|entry: &TimelineEntry| entry.stage == stage && entry.ok);
         let phase = if reached(Stage::Ready) { Phase::Ready } else { Phase::Booting };
-        Self { contract, phase, timeline, probing: false, watch: Watch::default() }
+        let watch = Watch::over(&contract.needed_services);
+        Self { contract, phase, timeline, probing: false, watch }
     }
 
     /// Everything recorded so far, in stage order; in the order of time where the network comes late.
@@ -456,6 +460,7 @@ fn stalled_cause(stage: Option<Stage>) -> Cause {
 }
 
 mod hopeless;
+mod needed;
 
 #[cfg(test)]
 mod tests;

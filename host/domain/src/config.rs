@@ -43,6 +43,8 @@ pub struct Config {
     pub evidence: EvidenceLimits,
     /// Which images may be used.
     pub images: ImageRules,
+    /// The page in front of a machine's screen.
+    pub viewer: ViewerLimits,
     /// The demonstration authorization server inside the namespace.
     pub demo_idp: DemoIdp,
     /// NICs put before ours in every VM; shows that the guest finds its own by MAC.
@@ -68,6 +70,7 @@ impl Default for Config {
             limits: Limits::default(),
             evidence: EvidenceLimits::default(),
             images: ImageRules::default(),
+            viewer: ViewerLimits::default(),
             demo_idp: DemoIdp::default(),
             extra_nics: 0,
             predictable_names: false,
@@ -110,6 +113,26 @@ pub struct VmmConfig {
 pub struct ImageRules {
     /// Refuses sessions in an image that was published without a boot test.
     pub require_verified: bool,
+}
+
+/// How long viewers may look, and how many, `[viewer]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ViewerLimits {
+    /// Seconds in which a viewer link may be opened.
+    pub ticket_s: u64,
+    /// Seconds without any input after which a viewer is closed. The session lives on.
+    pub idle_s: u64,
+    /// Seconds after which a viewer is closed, whatever it does.
+    pub max_s: u64,
+    /// Viewers of one session at once.
+    pub per_session: usize,
+}
+
+impl Default for ViewerLimits {
+    fn default() -> Self {
+        Self { ticket_s: 600, idle_s: 1800, max_s: 14_400, per_session: 8 }
+    }
 }
 
 /// The demonstration authorization server.
@@ -228,6 +251,17 @@ impl Config {
         {
             return refuse("public_url", url, "an http:// or https:// URL");
         }
+        let viewer = &self.viewer;
+        for (field, value) in
+            [("viewer.ticket_s", viewer.ticket_s), ("viewer.idle_s", viewer.idle_s), ("viewer.max_s", viewer.max_s)]
+        {
+            if !(1..=86_400).contains(&value) {
+                return refuse(field, &value, "between 1 and 86400 seconds");
+            }
+        }
+        if !(1..=100).contains(&viewer.per_session) {
+            return refuse("viewer.per_session", &viewer.per_session, "between 1 and 100");
+        }
         if self.demo_idp.user.is_empty() {
             return refuse("demo_idp.user", &"\"\"", "a name");
         }
@@ -335,6 +369,10 @@ mod tests {
             ("extra_nics = 9", "extra_nics"),
             ("[evidence]\nkeep_days = 0", "evidence.keep_days"),
             ("[evidence]\nmax_mib = 31", "evidence.max_mib"),
+            ("[viewer]\nticket_s = 0", "viewer.ticket_s"),
+            ("[viewer]\nidle_s = 86401", "viewer.idle_s"),
+            ("[viewer]\nmax_s = 0", "viewer.max_s"),
+            ("[viewer]\nper_session = 0", "viewer.per_session"),
             ("public_url = \"airlock.example\"", "public_url"),
             ("[vmm]\nextra_cmdline = \"quiet ip=dhcp\"", "vmm.extra_cmdline"),
             ("[vmm]\nextra_cmdline = \"airlock.root=/dev/vdb\"", "vmm.extra_cmdline"),

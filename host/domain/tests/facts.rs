@@ -10,7 +10,7 @@ use airlock_domain::boot::{Failure, TimelineEntry};
 use airlock_domain::diagnosis::facts::{
     BridgeFacts, GuestLink, GuestNeighbour, GuestRoute, Listening, NeighbourFacts, Probe, TapFacts,
 };
-use airlock_domain::diagnosis::{Case, Expected, GuestFacts, HostFacts, Verdict, diagnose};
+use airlock_domain::diagnosis::{Case, Expected, GuestFacts, HostFacts, Verdict, classify, diagnose};
 use airlock_protocol::Stage;
 use proptest::prelude::*;
 
@@ -281,7 +281,7 @@ const PROVES: &[Row] = &[
     (Stand::Ready, |f| { f.refuse(5901); f.bind(5901, &["127.0.0.1", "::1"]); }, "vnc_bound_to_loopback", Some(Stage::DisplayUp)),
     (Stand::Ready, |f| { f.refuse(5901); f.bind(5901, &[]); }, "vnc_refused", Some(Stage::DisplayUp)),
     (Stand::Ready, |f| f.says_rfb("it is no RFB server: it begins with \"HTTP/1.1 400\""), "vnc_refused", Some(Stage::DisplayUp)),
-    (Stand::Ready, |f| f.says_rfb("it asks for a password (security types [2])"), "vnc_auth_mismatch", Some(Stage::DisplayUp)),
+    (Stand::Ready, |f| f.says_rfb("it refuses the password: \"Authentication failure\""), "vnc_auth_mismatch", Some(Stage::DisplayUp)),
     (Stand::Ready, |f| f.says_rfb("it asks for a login (security types [19])"), "vnc_auth_mismatch", Some(Stage::DisplayUp)),
     (Stand::Ready, |f| f.host.painted = Some(false), "screen_black", Some(Stage::PagePainted)),
     (Stand::Overdue(Stage::PagePainted), |f| f.host.painted = Some(false), "screen_black", Some(Stage::PagePainted)),
@@ -412,6 +412,72 @@ fn facts_alone_name_a_fault_and_no_health() {
     facts = healthy();
     facts.refuse(5901);
     assert_eq!(judge(&facts, Stand::Unknown).verdict.code(), "vnc_refused");
+}
+
+/// What somebody waited for in vain is there, under another name.
+#[test]
+fn an_interface_that_is_missed_and_has_another_name_was_renamed() {
+    let missed = Failure::new(Cause::LinkMissing, Some(Stage::LinkFound), "ERROR: Device eth0 not found");
+    let judge = |name: &str| {
+        let mut facts = healthy();
+        facts.link().name = name.to_owned();
+        let timeline = timeline_until(|stage| stage < Stage::ConfigRead || stage == Stage::HandedOver);
+        let expected = Expected { address: Some(ADDRESS.into()), ..Expected::default() };
+        let case = Case { failure: Some(&missed), guest: Some(&facts.guest), expected, ..Case::default() };
+        diagnose(&Case { timeline: &timeline, ..case }).verdict.code()
+    };
+    assert_eq!(judge("lan0"), "link_renamed");
+    assert_eq!(judge("eth1"), "link_missing");
+}
+
+/// What somebody put in the place of the leased address is the end of that story and not its name.
+#[test]
+fn an_address_that_was_seen_to_be_replaced_has_another_owner() {
+    let mut facts = healthy();
+    facts.link().addresses = Some(vec!["192.168.100.10/24".into()]);
+    let replaced = Failure::new(Cause::AddressOwnerConflict, None, "192.168.100.8/24 is gone");
+    let timeline = timeline_until(|_| true);
+    let expected = Expected { address: Some(ADDRESS.into()), ..Expected::default() };
+    let case = Case { failure: Some(&replaced), guest: Some(&facts.guest), expected, ..Case::default() };
+    let seen = diagnose(&Case { timeline: &timeline, ..case });
+    assert_eq!((seen.verdict.code(), seen.stage), ("address_owner_conflict", None), "{seen:?}");
+}
+
+/// Who asks for an address, and has none when time is over, was not answered.
+#[test]
+fn an_address_that_is_asked_for_in_vain_is_named_so() {
+    let late =
+        Failure::new(Cause::AddressSetFailed, Some(Stage::AddressSet), "address_set was not reached within 45 s");
+    let timeline = timeline_until(|stage| stage < Stage::AddressSet || stage == Stage::HandedOver);
+    let judge = |by_dhcp| {
+        let expected = Expected { address: Some(ADDRESS.into()), by_dhcp, ..Expected::default() };
+        diagnose(&Case { timeline: &timeline, failure: Some(&late), expected, ..Case::default() }).verdict.code()
+    };
+    assert_eq!((judge(true), judge(false)), ("dhcp_timeout", "address_set_failed"));
+}
+
+/// That the interface is down is all that the guest can see of a unit whose words are lost.
+#[test]
+fn a_unit_that_finished_without_a_word_says_more_than_the_interface_that_is_down() {
+    let mut facts = healthy();
+    facts.link().up = Some(false);
+    let timeline = timeline_until(|stage| stage < Stage::LinkUp || stage == Stage::HandedOver);
+    let late = Failure::new(Cause::LinkUpFailed, Some(Stage::LinkUp), "link_up was not reached within 45 s");
+    let console = classify(
+        b"[  OK  ] Finished network-setup.ser\xe2\x80\xa6up Network from Kernel Parameters.\n\
+          [  OK  ] Reached target multi-user.target - Multi-User System.\n",
+    );
+    let seen = diagnose(&Case {
+        timeline: &timeline,
+        failure: Some(&late),
+        console: Some(&console),
+        host: Some(&facts.host),
+        guest: Some(&facts.guest),
+        expected: Expected { address: Some(ADDRESS.into()), by_unit: true, ..Expected::default() },
+        ..Case::default()
+    });
+    assert_eq!((seen.verdict.code(), seen.stage), ("unit_output_not_on_console", Some(Stage::LinkUp)), "{seen:?}");
+    assert!(seen.also.contains(&Cause::LinkUpFailed), "{seen:?}");
 }
 
 #[test]

@@ -66,7 +66,7 @@ async fn main() {
             .unwrap()
             .split();
     let now_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis().try_into().unwrap();
-    sender.send(&HostMessage::Hello { version: VERSION, now_ms }).await.unwrap();
+    sender.send(&HostMessage::Hello { version: VERSION, now_ms, vnc_password: None }).await.unwrap();
 
     let mut parser = ConsoleParser::new();
     let mut up = false;

@@ -204,7 +204,7 @@ mod tests {
         let (mut guest, _) = listener.accept().await.unwrap();
         let (sender, mut receiver) = connecting.await.unwrap().unwrap().split();
 
-        sender.send(&HostMessage::Hello { version: VERSION, now_ms: 5 }).await.unwrap();
+        sender.send(&HostMessage::Hello { version: VERSION, now_ms: 5, vnc_password: None }).await.unwrap();
         let mut decoder = Decoder::new();
         let mut bytes = [0; 256];
         let hello: HostMessage = loop {
@@ -214,7 +214,7 @@ mod tests {
                 break message;
             }
         };
-        assert_eq!(hello, HostMessage::Hello { version: VERSION, now_ms: 5 });
+        assert_eq!(hello, HostMessage::Hello { version: VERSION, now_ms: 5, vnc_password: None });
 
         let pong = frame::encode(&GuestMessage::Pong { n: 7 }).unwrap();
         guest.write_all(&pong[5..]).await.unwrap();

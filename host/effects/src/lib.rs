@@ -9,6 +9,7 @@
 //! * [`memory`]: the host's memory
 //! * [`probe`]: whether hardware virtualization really boots a guest here
 //! * [`probes`]: what the host sees of a VM, layer by layer
+//! * [`rfb`]: the handshake with a guest's RFB server
 //! * [`console`]: a console file as a stream
 //! * [`control`]: the control channel to the agent
 //! * [`http`]: the agent's `/health` over the guest's network
@@ -30,6 +31,7 @@ pub mod network;
 pub mod probe;
 pub mod probes;
 pub mod process;
+pub mod rfb;
 pub mod steps;
 mod sys;
 mod unix;

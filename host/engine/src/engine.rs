@@ -2,6 +2,7 @@
 //! in `lifecycle`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -16,6 +17,7 @@ use airlock_effects::network::{Network, NetworkError};
 use airlock_effects::steps::LinuxEffects;
 use airlock_effects::vmm::Drivers;
 use airlock_image::{ImageError, Registry};
+use airlock_protocol::Sensitive;
 use serde::Serialize;
 use tokio::sync::{Notify, OnceCell, broadcast};
 use tokio::task::{AbortHandle, JoinSet};
@@ -36,8 +38,8 @@ use crate::store::{Store, StoreError};
 use crate::vault::{Vault, VaultError};
 use crate::vm::{Channels, LiveVm};
 
-/// How long a viewer link may be opened, in milliseconds.
-const TICKET_MS: i64 = 10 * 60 * 1000;
+/// How long the outcome page stays readable after the session's deadline, in milliseconds.
+const OUTCOME_MS: i64 = 10 * 60 * 1000;
 
 /// The provider files that the product ships.
 const PROVIDERS: [(&str, &str); 2] = [
@@ -94,6 +96,15 @@ pub struct SessionWatch {
     pub timeline: Vec<TimelineEntry>,
     /// What happens next; closed when nothing will. An event may repeat what `session` and `timeline` hold already.
     pub events: broadcast::Receiver<SessionEvent>,
+}
+
+/// A machine's RFB server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Screen {
+    /// Inside the installation's namespace.
+    pub addr: SocketAddr,
+    /// What lets in, once the agent has set it. Images that are not ours may need none.
+    pub password: Option<Sensitive>,
 }
 
 /// A viewer cannot be connected because its session ended.
@@ -361,29 +372,37 @@ impl Engine {
         if revoked { Ok(()) } else { Err(Error::NoToken { id: cut(id) }) }
     }
 
-    /// A ticket for one opening of the session's viewer.
-    pub async fn issue_ticket(&self, id: SessionId) -> Result<String, Error> {
-        self.add_viewer_secret("ticket", id, now_ms() + TICKET_MS).await
+    /// A ticket for one opening of the session's viewer, and until when it counts. `actor` asked for it; the audit log says so.
+    pub async fn issue_ticket(&self, id: SessionId, actor: &str) -> Result<(String, i64), Error> {
+        let session = self.session(id).await?;
+        let lasts_ms = i64::try_from(self.config().viewer.ticket_s * 1000).unwrap_or(i64::MAX);
+        let expires_ms = now_ms().saturating_add(lasts_ms);
+        let ticket = self.add_viewer_secret("ticket", &session, expires_ms).await?;
+        let subject = format!("{}/{id}", session.user_id);
+        self.inner.ctx.store.audit(actor, "viewer_link_issued", &subject, now_ms()).await?;
+        Ok((ticket, expires_ms))
     }
 
-    /// Exchanges a ticket for the viewer's cookie; none if it was used, expired or never issued for this session.
+    /// Exchanges a ticket for the viewer's cookie; none if it was used, expired or never issued for this session and its user.
     pub async fn redeem_ticket(&self, id: SessionId, ticket: &str) -> Result<Option<String>, Error> {
-        if !self.inner.ctx.store.use_ticket(&secrets::hash(ticket), id, now_ms()).await? {
+        let session = self.session(id).await?;
+        if !self.inner.ctx.store.use_ticket(&bound_hash(&session, ticket), id, now_ms()).await? {
             return Ok(None);
         }
-        let session = self.session(id).await?;
-        // The outcome page stays readable for a while after the deadline.
-        self.add_viewer_secret("cookie", id, session.deadline_ms + TICKET_MS).await.map(Some)
+        self.add_viewer_secret("cookie", &session, session.deadline_ms + OUTCOME_MS).await.map(Some)
     }
 
     /// Whether a viewer cookie is good for a session.
     pub async fn check_viewer(&self, id: SessionId, cookie: &str) -> Result<bool, Error> {
-        Ok(self.inner.ctx.store.check_cookie(&secrets::hash(cookie), id, now_ms()).await?)
+        let store = &self.inner.ctx.store;
+        let Some(session) = store.session(id).await? else { return Ok(false) };
+        Ok(store.check_cookie(&bound_hash(&session, cookie), id, now_ms()).await?)
     }
 
-    async fn add_viewer_secret(&self, kind: &str, id: SessionId, expires_ms: i64) -> Result<String, Error> {
+    async fn add_viewer_secret(&self, kind: &str, session: &SessionRecord, expires_ms: i64) -> Result<String, Error> {
         let secret = secrets::draw("")?;
-        self.inner.ctx.store.add_viewer_secret(kind, &secrets::hash(&secret), id, now_ms(), expires_ms).await?;
+        let hash = bound_hash(session, &secret);
+        self.inner.ctx.store.add_viewer_secret(kind, &hash, session.id, now_ms(), expires_ms).await?;
         Ok(secret)
     }
 
@@ -417,6 +436,11 @@ impl Engine {
     pub(crate) fn tasks(&self) -> MutexGuard<'_, Tasks> {
         self.inner.tasks()
     }
+}
+
+/// What is stored of a viewer's secret: it counts for this session of this user only.
+fn bound_hash(session: &SessionRecord, secret: &str) -> [u8; 32] {
+    secrets::hash(&format!("{} {} {secret}", session.id, session.user_id))
 }
 
 fn no_credential(user_id: &str, provider: &str) -> Error {

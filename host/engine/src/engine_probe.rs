@@ -65,6 +65,7 @@ impl VmTask {
             address: self.address,
             process: self.handle.as_ref().map(|handle| handle.process.id()),
             vms_dir: ctx.config.state_dir.join("vms"),
+            vnc_password: self.screen_password(),
             has_display: self.image.manifest.readiness.contains(&Stage::DisplayUp),
         };
         let (id, answered) = self.probes.ask_facts();

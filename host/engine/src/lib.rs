@@ -36,6 +36,6 @@ mod vm;
 
 pub use choice::DriverReport;
 pub use clock::Moment;
-pub use engine::{Engine, EngineHealth, OpenError, SessionWatch, Snapshot, StartSession, ViewerEnd};
+pub use engine::{Engine, EngineHealth, OpenError, Screen, SessionWatch, Snapshot, StartSession, ViewerEnd};
 pub use engine_probe::Facts;
 pub use error::{Error, ErrorKind};

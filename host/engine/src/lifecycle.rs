@@ -8,7 +8,6 @@
 //!
 //! One pass is the same at the start, every [`PERIOD`], and when somebody asks.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -21,7 +20,9 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::clock::{Moment, now_ms};
-use crate::engine::{Engine, Inner, OpenError, StartSession, Tasks, ViewerEnd, check_user_id, cut, is_printable};
+use crate::engine::{
+    Engine, Inner, OpenError, Screen, StartSession, Tasks, ViewerEnd, check_user_id, cut, is_printable,
+};
 use crate::error::{Error, chain};
 use crate::reconcile::ReconcileError;
 use crate::records::{Reached, SessionEvent, SessionRecord};
@@ -44,7 +45,6 @@ impl Engine {
 
     /// Accepts a start and answers at once; the VM boots in its own task, or the session waits.
     pub async fn start_session(&self, request: StartSession) -> Result<SessionRecord, Error> {
-        let now = Moment::now();
         check_user_id(&request.user_id)?;
         if request.idempotency_key.as_ref().is_some_and(|key| !is_printable(key, 200)) {
             return Err(Error::BadIdempotencyKey);
@@ -60,6 +60,7 @@ impl Engine {
         if ctx.config.images.require_verified && image.boot_record().is_none() {
             return Err(unusable(ImageError::ImageUnverified { image: image.reference() }));
         }
+        let driver = ctx.driver(&image).await?.kind;
         let new = NewSession {
             id: SessionId::from_uuid(Uuid::new_v4()),
             vm_id: VmId::from_uuid(Uuid::new_v4()),
@@ -67,9 +68,10 @@ impl Engine {
             provider: provider.id.clone(),
             idempotency_key: request.idempotency_key,
             image: image.reference(),
-            driver: ctx.driver(&image).await?.kind,
+            driver,
             memory_mib: image.manifest.memory_mib,
-            now,
+            // Not earlier: the first start waits for a probe boot, and a lease counted from before it may have lapsed by now.
+            now: Moment::now(),
             boot_id: ctx.boot_id.clone(),
             lasts_ms: i64::try_from(ctx.config.session_deadline_s * 1000).unwrap_or(i64::MAX),
         };
@@ -188,7 +190,16 @@ impl Engine {
     }
 
     /// Where the session's screen is; waits for its display.
-    pub async fn viewer_target(&self, id: SessionId) -> Result<Result<SocketAddr, ViewerEnd>, Error> {
+    pub async fn viewer_target(&self, id: SessionId) -> Result<Result<Screen, ViewerEnd>, Error> {
+        self.await_view(id, |view| view.target.is_some()).await
+    }
+
+    /// The same, for a screen that asks for a password: waits until the agent has set it.
+    pub async fn viewer_target_with_password(&self, id: SessionId) -> Result<Result<Screen, ViewerEnd>, Error> {
+        self.await_view(id, |view| view.target.is_some() && view.password.is_some()).await
+    }
+
+    async fn await_view(&self, id: SessionId, wanted: fn(&View) -> bool) -> Result<Result<Screen, ViewerEnd>, Error> {
         let session = self.session(id).await?;
         let view = {
             let tasks = self.tasks();
@@ -196,9 +207,9 @@ impl Engine {
             live.or_else(|| tasks.waiting.get(&session.vm_id).map(|waiting| waiting.view.subscribe()))
         };
         let Some(mut view) = view else { return Ok(Err(ViewerEnd { state: session.state })) };
-        let seen = view.wait_for(|view| view.target.is_some() || view.state.is_terminal()).await.map(|view| *view);
+        let seen = view.wait_for(|view| wanted(view) || view.state.is_terminal()).await.map(|view| view.clone());
         Ok(match seen {
-            Ok(view) if !view.state.is_terminal() => view.target.ok_or(ViewerEnd { state: view.state }),
+            Ok(View { target: Some(addr), password, state }) if !state.is_terminal() => Ok(Screen { addr, password }),
             Ok(view) => Err(ViewerEnd { state: view.state }),
             Err(_) => Err(ViewerEnd { state: self.session(id).await?.state }),
         })

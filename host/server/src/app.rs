@@ -19,11 +19,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::access::{Access, Guard, guard};
+use crate::bridge::Seats;
 use crate::request::{identify, no_such_method, no_such_route, panicked};
 use crate::serve::Ending;
 use crate::{
     assets, auth, bridge, builds, console, credentials, dhcp, diagnosis, events, evidence, health, images, metrics,
-    reach, reconcile, sessions, tokens, viewer, vms,
+    operator, reach, reconcile, sessions, tokens, viewer, vms,
 };
 
 /// What handlers share.
@@ -31,6 +32,7 @@ use crate::{
 pub struct App {
     engine: Engine,
     public_base: Arc<str>,
+    seats: Seats,
     closing: watch::Receiver<Option<Ending>>,
 }
 
@@ -42,6 +44,11 @@ impl App {
     /// Base of absolute links, without a slash at the end.
     pub(crate) fn public_base(&self) -> &str {
         &self.public_base
+    }
+
+    /// Who looks at which session's screen.
+    pub(crate) fn seats(&self) -> &Seats {
+        &self.seats
     }
 
     /// Returns when the daemon is asked to end: streams must not hold it up.
@@ -84,6 +91,7 @@ fn public_routes() -> OpenApiRouter<App> {
         .routes(routes!(health::auth_health))
         .routes(routes!(metrics::metrics))
         .routes(routes!(viewer::page))
+        .routes(routes!(operator::page))
 }
 
 fn viewer_routes() -> OpenApiRouter<App> {
@@ -93,12 +101,14 @@ fn viewer_routes() -> OpenApiRouter<App> {
         .routes(routes!(sessions::cancel))
         .routes(routes!(sessions::heartbeat))
         .routes(routes!(events::events))
+        .routes(routes!(diagnosis::of_session))
         .routes(routes!(bridge::screen))
 }
 
 fn session_routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(auth::start))
+        .routes(routes!(viewer::ticket))
         .routes(routes!(sessions::list))
         .routes(routes!(sessions::of_user))
         .routes(routes!(vms::list))
@@ -139,7 +149,7 @@ const ADMIN: Access = Access::Token(Scope::Admin);
 /// The whole API. `closing` turns true when streams must end.
 pub fn router(engine: Engine, closing: watch::Receiver<Option<Ending>>) -> Router {
     let public_base: Arc<str> = engine.config().public_base().into();
-    let app = App { engine, public_base, closing };
+    let app = App { engine, public_base, seats: Seats::default(), closing };
     let (router, _) = public_routes()
         .merge(group(&app, VIEWER, viewer_routes()))
         .merge(group(&app, SESSIONS, session_routes()))
@@ -153,6 +163,7 @@ pub fn router(engine: Engine, closing: watch::Receiver<Option<Ending>>) -> Route
             get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document.to_string()) }),
         )
         .route("/assets/{name}", get(assets::asset))
+        .route("/", get(operator::home))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
         .with_state(app)
@@ -200,8 +211,14 @@ mod tests {
     }
 
     #[test]
-    fn only_health_metrics_and_the_ticket_page_are_open() {
-        let expected = ["get /api/auth/health", "get /api/auth/session/{id}/novnc", "get /health", "get /metrics"];
+    fn only_health_metrics_and_the_pages_are_open() {
+        let expected = [
+            "get /api/auth/health",
+            "get /api/auth/session/{id}/novnc",
+            "get /health",
+            "get /metrics",
+            "get /operator",
+        ];
         assert_eq!(open_operations(), expected);
     }
 
@@ -214,7 +231,10 @@ mod tests {
             ("get", "/api/auth/session/{id}/events"),
             ("get", "/api/auth/session/{id}/timeline"),
             ("post", "/api/auth/session/{id}/cancel"),
+            ("get", "/api/auth/session/{id}/diagnosis"),
+            ("post", "/api/auth/session/{id}/ticket"),
             ("get", "/api/auth/session/{id}/vnc"),
+            ("get", "/operator"),
             ("get", "/api/auth/sessions"),
             ("get", "/api/auth/sessions/{userId}"),
             ("post", "/api/auth/session/{id}/heartbeat"),

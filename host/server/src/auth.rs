@@ -3,13 +3,15 @@
 use airlock_api::ErrorBody;
 use airlock_api::session::{StartRequest, StartResponse};
 use airlock_engine::StartSession;
-use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
+use axum::{Extension, Json};
 
+use crate::access::Caller;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::request::JsonBody;
+use crate::viewer;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -19,18 +21,19 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
     responses((status = 200, body = StartResponse), (status = "default", body = ErrorBody)))]
 pub async fn start(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     JsonBody(body): JsonBody<StartRequest>,
 ) -> Result<Json<StartResponse>, ApiError> {
     let request =
         StartSession { user_id: body.user_id, provider: body.provider, idempotency_key: idempotency_key(&headers)? };
     let session = app.engine().start_session(request).await?;
-    let ticket = app.engine().issue_ticket(session.id).await?;
+    let (ticket, _) = app.engine().issue_ticket(session.id, &caller.actor()).await?;
     Ok(Json(StartResponse {
         success: true,
         session_id: session.id.to_string(),
         provider: session.provider,
-        novnc_url: format!("{}/api/auth/session/{}/novnc?ticket={ticket}", app.public_base(), session.id),
+        novnc_url: viewer::link(&app, session.id, &ticket),
         browser_ip: session.address,
         queue_position: session.queue_position,
     }))

@@ -1,12 +1,13 @@
 //! `GET /api/vms/{id}/diagnosis`: what is wrong with a machine, live or gone.
 
 use airlock_api::ErrorBody;
-use airlock_api::diagnosis::{DiagnosisEvidence, DiagnosisNote, DiagnosisView};
-use airlock_domain::VmId;
+use airlock_api::diagnosis::{DiagnosisEvidence, DiagnosisNote, DiagnosisView, SessionDiagnosis};
 use airlock_domain::diagnosis::{Evidence, Source, Verdict};
-use axum::Json;
+use airlock_domain::{SessionId, VmId};
 use axum::extract::State;
+use axum::{Extension, Json};
 
+use crate::access::Caller;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::request::Id;
@@ -16,6 +17,26 @@ use crate::request::Id;
     responses((status = 200, body = DiagnosisView), (status = "default", body = ErrorBody)))]
 pub async fn diagnosis(State(app): State<App>, Id(id): Id<VmId>) -> Result<Json<DiagnosisView>, ApiError> {
     Ok(Json(view(&app.engine().diagnosis(id).await?)))
+}
+
+/// The same of a session's machine, in the words that its page shows.
+#[utoipa::path(get, path = "/api/auth/session/{id}/diagnosis", params(("id" = String, Path)),
+    responses((status = 200, body = SessionDiagnosis), (status = "default", body = ErrorBody)))]
+pub async fn of_session(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Id(id): Id<SessionId>,
+) -> Result<Json<SessionDiagnosis>, ApiError> {
+    let session = app.engine().session(id).await?;
+    let verdict = view(&app.engine().diagnosis(session.vm_id).await?);
+    let evidence_id = session.failure.and_then(|failure| failure.evidence_id);
+    let DiagnosisView { verdict, stage, summary, remedy, also, mut evidence, .. } = verdict;
+    if matches!(caller, Caller::Viewer) {
+        // A console may tell more than whoever sits in front of its screen should know.
+        evidence.clear();
+    }
+    let session_id = id.to_string();
+    Ok(Json(SessionDiagnosis { session_id, verdict, stage, summary, remedy, evidence_id, also, evidence }))
 }
 
 fn view(verdict: &Verdict) -> DiagnosisView {

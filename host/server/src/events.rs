@@ -26,7 +26,7 @@ use crate::access::Caller;
 use crate::app::App;
 use crate::error::{ApiError, chain};
 use crate::request::Id;
-use crate::views;
+use crate::views::{self, Around};
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Events that wait for a slow reader; more than a whole boot has.
@@ -57,11 +57,11 @@ pub async fn events(
 }
 
 async fn follow(engine: &Engine, mut watch: SessionWatch, caller: &Caller, sender: &Sender) {
-    let id = watch.session.id;
+    let (id, around) = (watch.session.id, Around::of(engine));
     let mut told = Told { caller: Some(caller.clone()), ..Told::default() };
     loop {
         // A watch repeats what was told before it was opened; only what is new is sent.
-        for event in told.catch_up(&watch.session, &watch.timeline) {
+        for event in told.catch_up(around, &watch.session, &watch.timeline) {
             if sender.send(Ok(event)).await.is_err() {
                 return;
             }
@@ -70,7 +70,7 @@ async fn follow(engine: &Engine, mut watch: SessionWatch, caller: &Caller, sende
         while !told.over && !closed {
             let event = match watch.events.recv().await {
                 Ok(SessionEvent::Stage(entry)) => told.stage(&entry),
-                Ok(SessionEvent::State(record)) => told.state(&record),
+                Ok(SessionEvent::State(record)) => told.state(around, &record),
                 Err(RecvError::Lagged(_)) => break,
                 Err(RecvError::Closed) => {
                     closed = true;
@@ -110,9 +110,9 @@ struct Told {
 }
 
 impl Told {
-    fn catch_up(&mut self, session: &SessionRecord, timeline: &[TimelineEntry]) -> Vec<Event> {
+    fn catch_up(&mut self, around: Around<'_>, session: &SessionRecord, timeline: &[TimelineEntry]) -> Vec<Event> {
         let mut events: Vec<Event> = timeline.iter().filter_map(|entry| self.stage(entry)).collect();
-        events.extend(self.state(session));
+        events.extend(self.state(around, session));
         events
     }
 
@@ -126,13 +126,13 @@ impl Told {
         event("stage", &views::stage(entry))
     }
 
-    fn state(&mut self, record: &SessionRecord) -> Option<Event> {
+    fn state(&mut self, around: Around<'_>, record: &SessionRecord) -> Option<Event> {
         if self.over || self.last.as_ref() == Some(record) {
             return None;
         }
         self.last = Some(record.clone());
         self.over = record.state.is_terminal();
-        let mut view = views::session(record, self.reached);
+        let mut view = views::session(around, record, self.reached);
         if let Some(caller) = &self.caller {
             views::for_caller(&mut view, caller);
         }
@@ -180,14 +180,14 @@ mod tests {
     fn nothing_is_told_twice_and_nothing_after_the_end() {
         let mut told = Told::default();
         let timeline = [entry(Stage::Planned), entry(Stage::Leased)];
-        assert_eq!(told.catch_up(&record(SessionState::Starting), &timeline).len(), 3);
+        assert_eq!(told.catch_up(Around::default(), &record(SessionState::Starting), &timeline).len(), 3);
         // The same stages again, live, because they happened between subscribing and reading.
         assert!(told.stage(&entry(Stage::Leased)).is_none());
-        assert!(told.state(&record(SessionState::Starting)).is_none());
+        assert!(told.state(Around::default(), &record(SessionState::Starting)).is_none());
         let later = [entry(Stage::Planned), entry(Stage::Leased), entry(Stage::TapUp)];
-        assert_eq!(told.catch_up(&record(SessionState::Booting), &later).len(), 2);
+        assert_eq!(told.catch_up(Around::default(), &record(SessionState::Booting), &later).len(), 2);
         assert_eq!(told.reached, Some(Stage::TapUp));
-        assert!(told.state(&record(SessionState::Cancelled)).is_some() && told.over);
-        assert!(told.state(&record(SessionState::Booting)).is_none());
+        assert!(told.state(Around::default(), &record(SessionState::Cancelled)).is_some() && told.over);
+        assert!(told.state(Around::default(), &record(SessionState::Booting)).is_none());
     }
 }

@@ -4,7 +4,7 @@
 //! * `app`: every route with the right it needs; router and `/openapi.json` share this source
 //! * `access`: who may pass; `request`: request ids, log line, extractors; `error`: failures as answers
 //! * one file per resource: `auth`, `sessions`, `events`, `vms`, `console`, `diagnosis`, `viewer` (page and ticket), `bridge`
-//!   (screen), `credentials`, `tokens`, `images`, `builds`, `evidence`, `health`, `metrics`, `reach`, `reconcile`, `dhcp`, `assets`
+//!   (screen), `operator` (page), `credentials`, `tokens`, `images`, `builds`, `evidence`, `health`, `metrics`, `reach`, `reconcile`, `dhcp`, `assets`
 //! * [`demo_idp`]: the authorization server for first use
 //!
 //! A handler that panics answers 500 and the daemon lives on.
@@ -26,6 +26,7 @@ mod evidence;
 mod health;
 mod images;
 mod metrics;
+mod operator;
 mod reach;
 mod reconcile;
 mod request;

@@ -16,7 +16,8 @@ use crate::error::ApiError;
 #[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "text/plain", body = String)))]
 pub async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
     let snapshot = app.engine().snapshot().await?;
-    let text = text(&snapshot) + &text_of_dhcp(&app.engine().dhcp());
+    let viewers = text_of_viewers(app.seats().count());
+    let text = text(&snapshot) + &viewers + &text_of_dhcp(&app.engine().dhcp());
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }
 
@@ -54,6 +55,11 @@ fn text(snapshot: &Snapshot) -> String {
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
     }
     text
+}
+
+fn text_of_viewers(count: usize) -> String {
+    let name = "airlock_viewers";
+    format!("# HELP {name} Viewers that are connected\n# TYPE {name} gauge\n{name} {count}\n")
 }
 
 /// Counters of the DHCP server, and whether it serves.

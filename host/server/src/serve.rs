@@ -20,6 +20,7 @@ use airlock_effects::files;
 use airlock_effects::network::NetworkError;
 use airlock_engine::Engine;
 use airlock_engine::records::Scope;
+use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -134,6 +135,12 @@ pub async fn serve(
     let (close, closing) = watch::channel(None);
     let passes = tokio::spawn(reconcile_on_hangup(engine.clone()));
     let app = router(engine.clone(), closing.clone());
+    // Pieces of a screen are small and many: none waits for the acknowledgement of the one before.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY not set");
+        }
+    });
     let server = axum::serve(listener, app).with_graceful_shutdown(async move {
         let ending = shutdown.await;
         tracing::info!(?ending, "ending");
@@ -156,7 +163,8 @@ pub async fn serve(
         demo.abort();
     }
     passes.abort();
-    match *asked.borrow() {
+    let ending = *asked.borrow();
+    match ending {
         Some(Ending::Detach) => engine.detach().await,
         // A listener that failed leaves a daemon that nobody reaches: its machines wait for the next one.
         None => engine.detach().await,

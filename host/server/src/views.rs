@@ -8,6 +8,7 @@ use airlock_api::token::TokenView;
 use airlock_api::vm::VmView;
 use airlock_domain::boot::{Failure, TimelineEntry};
 use airlock_domain::provider::Provider;
+use airlock_engine::Engine;
 use airlock_engine::records::{CredentialRecord, SessionRecord, TokenRecord, VmRecord};
 use airlock_image::GoldenImage;
 use airlock_protocol::Stage;
@@ -33,13 +34,31 @@ fn failure(code: &str, failure: &Failure) -> ErrorDetail {
     }
 }
 
+/// What a session's view needs to know of this daemon.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Around<'a> {
+    providers: &'a [Provider],
+    session_max_s: u64,
+}
+
+impl<'a> Around<'a> {
+    /// As this daemon has it.
+    pub fn of(engine: &'a Engine) -> Self {
+        Self { providers: engine.providers(), session_max_s: engine.config().session_max_s }
+    }
+}
+
 /// A session; `reached` is the last stage of its machine.
-pub fn session(record: &SessionRecord, reached: Option<Stage>) -> SessionView {
+pub fn session(around: Around<'_>, record: &SessionRecord, reached: Option<Stage>) -> SessionView {
+    let max_ms = i64::try_from(around.session_max_s.saturating_mul(1000)).unwrap_or(i64::MAX);
+    let provider = around.providers.iter().find(|provider| provider.id == record.provider);
+    let more_time = record.clock.deadline_ms < record.clock.created_ms.saturating_add(max_ms);
     let error = record.failure.as_ref().map(|why| failure("session_failed", why));
     SessionView {
         session_id: record.id.to_string(),
         user_id: record.user_id.clone(),
         provider: record.provider.clone(),
+        provider_name: provider.map_or_else(|| record.provider.clone(), |provider| provider.name.clone()),
         state: record.state.name().to_owned(),
         stage: error.as_ref().and_then(|error| error.stage).or(reached),
         cause: error.as_ref().and_then(|error| error.cause.clone()),
@@ -50,6 +69,8 @@ pub fn session(record: &SessionRecord, reached: Option<Stage>) -> SessionView {
         queue_position: record.queue_position,
         created_at: time(record.created_ms),
         deadline: time(record.deadline_ms),
+        latest_deadline: time(record.created_ms.saturating_add(max_ms).max(record.deadline_ms)),
+        more_time: more_time && !record.state.is_terminal(),
         ended_at: record.ended_ms.map(time),
         error,
     }
@@ -163,9 +184,24 @@ mod tests {
 
     #[test]
     fn times_are_rfc_3339() {
-        let view = session(&record(), Some(Stage::TapUp));
+        let view = session(Around::default(), &record(), Some(Stage::TapUp));
         assert_eq!(view.created_at, "2025-11-24T16:00:00.25Z");
         assert_eq!((view.stage, view.error), (Some(Stage::TapUp), None));
+    }
+
+    #[test]
+    fn more_time_is_offered_as_long_as_there_is_some() {
+        let around = Around { session_max_s: 3600, ..Around::default() };
+        let mut running = record();
+        running.clock = SessionClock { boot_id: String::new(), created_ms: 1_000, deadline_ms: 901_000 };
+        let view = session(around, &running, None);
+        assert_eq!((view.more_time, view.latest_deadline.as_str()), (true, "2025-11-24T17:00:00.25Z"));
+        running.clock.deadline_ms = 3_601_000;
+        assert!(!session(around, &running, None).more_time, "the deadline is the latest one");
+        running.clock.deadline_ms = 901_000;
+        running.state = SessionState::Cancelled;
+        assert!(!session(around, &running, None).more_time, "it is over");
+        assert_eq!(view.provider_name, "demo", "a provider that is not known any more has its id for a name");
     }
 
     #[test]
@@ -176,7 +212,7 @@ mod tests {
             evidence_id: Some("ev".into()),
             ..Failure::new(Cause::LinkMissing, Some(Stage::LinkFound), "no interface has the MAC")
         });
-        let view = session(&failed, Some(Stage::ModulesLoaded));
+        let view = session(Around::default(), &failed, Some(Stage::ModulesLoaded));
         assert_eq!((view.stage, view.cause.as_deref()), (Some(Stage::LinkFound), Some("link_missing")));
         assert_eq!(view.remedy.as_deref(), Some(Cause::LinkMissing.remedy()));
         let error = view.error.unwrap();

@@ -256,6 +256,148 @@ async fn a_viewer_acts_only_from_our_own_page() {
 }
 
 #[tokio::test]
+async fn a_second_link_opens_the_same_session_for_a_second_browser() {
+    if skipped().is_some() {
+        return;
+    }
+    let api = Api::open().await;
+    let (id, first) = api.start("u").await;
+    let made = api.as_admin(Method::POST, &format!("/api/auth/session/{id}/ticket"), "").await;
+    assert_eq!(made.status, StatusCode::OK, "{}", made.text);
+    let made = made.json();
+    let second = made["novncURL"].as_str().unwrap().strip_prefix("http://127.0.0.1:4000").unwrap().to_owned();
+    let left =
+        made["expiresAt"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().duration_since(jiff::Timestamp::now());
+    assert!((590..=600).contains(&left.as_secs()), "{left:?}");
+    let seen = [api.open_link(&first).await.unwrap(), api.open_link(&second).await.unwrap()];
+    assert_ne!(seen[0], seen[1], "each browser has a cookie of its own");
+    for cookie in &seen {
+        let answer = api.get(&format!("/api/auth/session/{id}"), &[("cookie", cookie)]).await;
+        assert_eq!(answer.json()["sessionId"], json!(id));
+        // A viewer cannot hand its place on.
+        let origin = ("origin", "http://127.0.0.1:4000");
+        let path = format!("/api/auth/session/{id}/ticket");
+        let refused = api.send(Method::POST, &path, &[("cookie", cookie), origin], "").await;
+        assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+    }
+    let missing = api.as_admin(Method::POST, &format!("/api/auth/session/{SOME_ID}/ticket"), "").await;
+    assert_eq!((missing.status, missing.code().as_str()), (StatusCode::NOT_FOUND, "no_session"));
+}
+
+#[tokio::test]
+async fn a_ticket_expires() {
+    if skipped().is_some() {
+        return;
+    }
+    // The shortest that the configuration allows is too long for a test to wait for, and no clock is turned here: the record's is.
+    let api = Api::open().await;
+    let (id, link) = api.start("u").await;
+    api.expire_viewer_secrets().await;
+    let answer = api.get(&link, &[]).await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
+    assert!(answer.headers.get(header::SET_COOKIE).is_none());
+    // And so does a cookie.
+    let made = api.as_admin(Method::POST, &format!("/api/auth/session/{id}/ticket"), "").await.json();
+    let link = made["novncURL"].as_str().unwrap().strip_prefix("http://127.0.0.1:4000").unwrap().to_owned();
+    let cookie = api.open_link(&link).await.unwrap();
+    let show = async || api.get(&format!("/api/auth/session/{id}"), &[("cookie", &cookie)]).await.status;
+    assert_eq!(show().await, StatusCode::OK);
+    api.expire_viewer_secrets().await;
+    assert_eq!(show().await, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_ticket_counts_for_its_user_only() {
+    if skipped().is_some() {
+        return;
+    }
+    let api = Api::open().await;
+    let ((id, link), ticket_of) = (api.start("u").await, |link: &str| link.split_once('?').unwrap().1.to_owned());
+    // Another session of another user, and the record of the first ticket turned to it: the ticket's own binding still refuses.
+    let (other, _) = api.start("v").await;
+    api.move_viewer_secrets(&id, &other).await;
+    let foreign = format!("/api/auth/session/{other}/novnc?{}", ticket_of(&link));
+    assert_eq!(api.get(&foreign, &[]).await.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn what_a_viewer_asks_for_by_its_cookie() {
+    if skipped().is_some() {
+        return;
+    }
+    let api = Api::open().await;
+    let (id, link) = api.start("u").await;
+    let cookie = api.open_link(&link).await.unwrap();
+    let base = format!("/api/auth/session/{id}");
+    let with = [("cookie", cookie.as_str())];
+    // The image has no kernel: it fails at once, and the stream ends with that.
+    let events = events(&api.get(&format!("{base}/events"), &with).await);
+    let last = &events.last().unwrap().1;
+    assert_eq!(
+        (last["state"].as_str(), last["providerName"].as_str()),
+        (Some("failed"), Some("Bare machine")),
+        "{last}"
+    );
+    assert!(last["error"].get("consoleEnd").is_none() && last["moreTime"] == json!(false), "{last}");
+    let session = api.get(&base, &with).await.json();
+    assert_eq!((&session["cause"], &session["evidenceId"]), (&last["cause"], &last["evidenceId"]));
+    assert_eq!(api.get(&format!("{base}/timeline"), &with).await.json()["stages"][0]["stage"], "planned");
+
+    let verdict = api.get(&format!("{base}/diagnosis"), &with).await.json();
+    assert_eq!((&verdict["verdict"], &verdict["sessionId"]), (&session["cause"], &json!(id)), "{verdict}");
+    assert!(
+        verdict["summary"].as_str().is_some_and(|text| text.len() > 10) && verdict["remedy"].is_string(),
+        "{verdict}"
+    );
+    assert_eq!((&verdict["evidenceId"], &verdict["evidence"]), (&session["evidenceId"], &json!([])), "{verdict}");
+    let full = api.as_admin(Method::GET, &format!("{base}/diagnosis"), "").await.json();
+    assert!(full["evidence"].as_array().is_some_and(|seen| !seen.is_empty()), "{full}");
+
+    // What acts needs our own page; without an origin it is no page at all.
+    let beat = format!("{base}/heartbeat");
+    for origin in [None, Some("http://evil.example"), Some("null")] {
+        let mut headers = with.to_vec();
+        headers.extend(origin.map(|origin| ("origin", origin)));
+        assert_eq!(api.send(Method::POST, &beat, &headers, "").await.status, StatusCode::FORBIDDEN, "{origin:?}");
+    }
+    let own = [with[0], ("origin", "http://127.0.0.1:4000")];
+    let over = api.send(Method::POST, &beat, &own, "").await;
+    assert_eq!((over.status, over.code().as_str()), (StatusCode::CONFLICT, "session_ended"), "{}", over.text);
+}
+
+#[tokio::test]
+async fn the_operator_page_is_public_and_has_no_data() {
+    if skipped().is_some() {
+        return;
+    }
+    let api = Api::open().await;
+    api.start("somebody-in-particular").await;
+    let home = api.get("/", &[]).await;
+    assert_eq!((home.status, home.headers[header::LOCATION].to_str().unwrap()), (StatusCode::SEE_OTHER, "/operator"));
+    let page = api.get("/operator", &[]).await;
+    assert_eq!(page.status, StatusCode::OK);
+    assert!(!page.text.contains("somebody-in-particular") && !page.text.contains(&api.admin));
+    let policy = page.headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+    assert!(
+        policy.contains("script-src 'self';") && policy.contains("style-src 'self';") && !policy.contains("unsafe")
+    );
+    assert!(page.headers.get(header::SET_COOKIE).is_none());
+    for (name, kind) in [
+        ("operator.js", "text/javascript; charset=utf-8"),
+        ("operator.css", "text/css; charset=utf-8"),
+        ("notice.css", "text/css; charset=utf-8"),
+    ] {
+        let asset = api.get(&format!("/assets/{name}"), &[]).await;
+        assert_eq!(
+            (asset.status, asset.headers[header::CONTENT_TYPE].to_str().unwrap()),
+            (StatusCode::OK, kind),
+            "{name}"
+        );
+        assert!(!asset.text.is_empty());
+    }
+}
+
+#[tokio::test]
 async fn health_says_what_is_missing() {
     if skipped().is_some() {
         return;

@@ -1,6 +1,7 @@
 //! Benches: each measures ours and a reference on the same machine in one run.
 
 mod boot;
+mod classify;
 mod copy;
 pub(crate) mod http;
 mod netns;
@@ -10,6 +11,7 @@ mod phases;
 mod qemu;
 mod reference;
 mod reference_image;
+mod viewer;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -19,15 +21,21 @@ use clap::Subcommand;
 pub enum Bench {
     /// Request to agent reachable, cold: ours against a full distribution with a shell bootstrap.
     Boot(boot::Args),
+    /// How fast a long console is read, and in how much memory.
+    Classify(classify::Args),
     /// Host overhead per start, request to VMM spawned: one at a time, many at once, and beside many live VMs.
     Overhead(overhead::Args),
+    /// The screen bridge against a plain TCP relay: throughput and added latency.
+    Viewer(viewer::Args),
 }
 
 /// Runs one bench.
 pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Boot(args) => boot::run(args),
+        Bench::Classify(args) => classify::run(args),
         Bench::Overhead(args) => overhead::run(args),
+        Bench::Viewer(args) => viewer::run(args),
     }
 }
 

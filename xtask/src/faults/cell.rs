@@ -19,8 +19,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use super::fault::{Act, Fault, Machine, Place, Said, Since};
-use super::outside::{FAR, Outside};
-use super::site::{Places, Site, Special};
+use super::leftovers::{self, Leftovers};
+use super::site::{Places, Site};
 use super::stop;
 
 const PROVIDER: &str = "shell";
@@ -43,62 +43,25 @@ pub struct World {
 
 /// The part of a diagnosis that is judged (DESIGN section 9).
 #[derive(Debug, Deserialize)]
-struct Diagnosis {
-    verdict: String,
-    stage: Option<Stage>,
+pub(super) struct Diagnosis {
+    pub verdict: String,
+    pub stage: Option<Stage>,
     #[serde(default)]
-    summary: String,
+    pub summary: String,
     #[serde(default)]
     remedy: String,
     #[serde(default)]
-    also: Vec<String>,
+    pub also: Vec<String>,
+    #[serde(default)]
+    evidence: Vec<serde_json::Value>,
 }
 
-/// A machine that gets out, on a daemon whose guests may.
-#[derive(Debug)]
-pub struct Lent {
-    site: Site,
-    vm_id: String,
-    /// Where it gets to. Behind the daemon, which goes first.
-    pub outside: Outside,
-}
-
-impl Lent {
-    /// Makes an outside, a daemon with a way there, and a machine that is ready.
-    pub fn open(world: &World) -> Result<Self> {
-        let outside = Outside::open()?;
-        let network = format!(
-            "[network.egress]\nuplink = \"namespace:{}\"\n[network.guest]\ndns = [\"{FAR}\"]\n",
-            outside.lender
-        );
-        let site = Site::open(&world.places, &Special { network: network.into(), ..Special::default() })?;
-        site.offer("base", None)?;
-        let ready = ready_machine(&site)?;
-        Ok(Self { site, vm_id: ready.vm_id, outside })
-    }
-
-    /// Runs a shell script in the daemon's network namespace.
-    pub fn on_host(&self, script: &str) -> Result<()> {
-        self.site.on_host(script, &[]).map(drop)
-    }
-
-    /// What the machine is judged to be. What is wrong beyond a healthy machine counts as what was said.
-    pub fn ask(&self) -> Result<Said> {
-        let asked = Instant::now();
-        let Diagnosis { verdict, stage, summary, also, .. } = diagnosis(&self.site, &self.vm_id)?;
-        let beyond = also.into_iter().find(|cause| verdict == "healthy" && cause == "egress_blocked");
-        Ok(Said { cause: beyond.unwrap_or(verdict), stage, detail: summary, ms: ms(asked.elapsed()) })
-    }
-
-    /// Asks until it is not healthy any more, for some seconds; the time is that since the first question.
-    pub fn ask_until_broken(&self) -> Result<Said> {
-        let since = Instant::now();
-        loop {
-            let said = self.ask()?;
-            if said.cause != "healthy" || since.elapsed() > Duration::from_secs(8) {
-                return Ok(Said { ms: ms(since.elapsed()), ..said });
-            }
-        }
+impl Diagnosis {
+    /// A verdict that somebody has to act on: it says what to do, and why.
+    pub fn check(&self) -> Result<()> {
+        ensure!(!self.remedy.is_empty(), "no remedy: {self:?}");
+        ensure!(!self.evidence.is_empty(), "no evidence: {self:?}");
+        Ok(())
     }
 }
 
@@ -109,6 +72,12 @@ impl World {
         site.offer("base", None)?;
         let beside = ready_machine(&site)?;
         Ok(Self { places, artifacts, site, beside })
+    }
+
+    /// Destroys the machine beside the faults, ends its daemon, and fails if something of either is left.
+    pub fn close(self) -> Result<()> {
+        destroy(&self.site, &self.beside.vm_id)?;
+        self.site.close()
     }
 
     /// Fails unless the machine beside the faults is judged healthy, now.
@@ -126,8 +95,15 @@ impl World {
 
     /// Makes the fault of a machine and takes the verdict.
     pub fn machine(&self, fault: &Fault, machine: &Machine) -> Result<Said> {
-        let own = machine.daemon.as_ref().map(|special| Site::open(&self.places, special)).transpose()?;
-        let site = own.as_ref().unwrap_or(&self.site);
+        let Some(special) = &machine.daemon else { return self.machine_on(&self.site, fault, machine) };
+        let own = Site::open(&self.places, special)?;
+        let said = self.machine_on(&own, fault, machine)?;
+        own.close()?;
+        Ok(said)
+    }
+
+    fn machine_on(&self, site: &Site, fault: &Fault, machine: &Machine) -> Result<Said> {
+        let before = Leftovers::of(site)?;
         site.offer(if machine.image.is_empty() { "base" } else { machine.image }, machine.change)?;
         site.before_vmm(&machine.before_vmm)?;
         let said = self.judge(site, fault, machine);
@@ -135,7 +111,9 @@ impl World {
         if said.is_err() {
             let _ = std::fs::write(self.artifacts.join(format!("{}.daemon.log", fault.name)), site.daemon.log());
         }
-        said
+        let said = said?;
+        before.await_no_more(site)?;
+        Ok(said)
     }
 
     fn judge(&self, site: &Site, fault: &Fault, machine: &Machine) -> Result<Said> {
@@ -143,8 +121,9 @@ impl World {
         let started = match start(site)? {
             Ok(started) => started,
             Err(refusal) => {
-                ensure!(refusal.remedy.as_ref().is_some_and(|remedy| !remedy.is_empty()), "no remedy: {refusal:?}");
-                return Ok(said_by(&refusal, asked.elapsed()));
+                let took = asked.elapsed();
+                leftovers::check_refusal(site, &refusal)?;
+                return Ok(said_by(&refusal, took));
             }
         };
         let mut boot = Follower::new(site, &started.session_id, asked)?;
@@ -160,7 +139,7 @@ impl World {
 }
 
 /// Starts a machine that nothing is wrong with.
-fn ready_machine(site: &Site) -> Result<SessionView> {
+pub(super) fn ready_machine(site: &Site) -> Result<SessionView> {
     let asked = Instant::now();
     let started = start(site)?.map_err(|error| anyhow::anyhow!("the healthy machine is refused: {error:?}"))?;
     loop {
@@ -186,11 +165,18 @@ pub fn start(site: &Site) -> Result<Result<StartResponse, ErrorDetail>> {
     Ok(Err(refused.error))
 }
 
+/// Has a machine destroyed.
+pub fn destroy(site: &Site, vm_id: &str) -> Result<()> {
+    let answer = site.daemon.ask("DELETE", &format!("/api/vms/{vm_id}"), None)?;
+    ensure!(answer.status < 300, "destroy VM {vm_id}: {} {}", answer.status, answer.body);
+    Ok(())
+}
+
 fn session(site: &Site, id: &str) -> Result<SessionView> {
     site.daemon.call("GET", &format!("/api/auth/session/{id}"), None)
 }
 
-fn diagnosis(site: &Site, vm_id: &str) -> Result<Diagnosis> {
+pub(super) fn diagnosis(site: &Site, vm_id: &str) -> Result<Diagnosis> {
     let answer = site.daemon.ask("GET", &format!("/api/vms/{vm_id}/diagnosis"), None)?;
     serde_json::from_str(&answer.body)
         .with_context(|| format!("diagnosis of VM {vm_id}: {} {}", answer.status, answer.body))
@@ -212,8 +198,8 @@ pub fn failure(site: &Site, session_id: &str, since: Instant) -> Result<Said> {
         let session = session(site, session_id)?;
         if session.is_over() {
             let took = since.elapsed();
-            let error = session.error.with_context(|| format!("the session is {} without error", session.state))?;
-            ensure!(error.remedy.as_ref().is_some_and(|remedy| !remedy.is_empty()), "no remedy: {error:?}");
+            leftovers::check_failure(site, &session, "")?;
+            let error = session.error.context("no error")?;
             return Ok(said_by(&error, took));
         }
         ensure!(since.elapsed() < GIVE_UP, "no verdict; the session is {}", session.state);
@@ -222,7 +208,7 @@ pub fn failure(site: &Site, session_id: &str, since: Instant) -> Result<Said> {
     }
 }
 
-fn ms(time: Duration) -> u64 {
+pub(super) fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -276,6 +262,11 @@ impl<'a> Follower<'a> {
         self.pid.unwrap_or_default()
     }
 
+    /// The machine.
+    pub fn vm_id(&self) -> &str {
+        &self.vm_id
+    }
+
     /// Its TAP.
     pub fn tap(&self) -> &str {
         &self.tap
@@ -312,10 +303,8 @@ impl<'a> Follower<'a> {
             if session.is_over() {
                 let verdict = Instant::now();
                 self.look(sign)?;
-                let error = session.error.with_context(|| format!("the session is {} without error", session.state))?;
-                ensure!(session.state == "failed", "the session is {}", session.state);
-                ensure!(error.remedy.as_ref().is_some_and(|remedy| !remedy.is_empty()), "no remedy: {error:?}");
-                ensure!(error.evidence_id.is_some(), "no evidence: {error:?}");
+                leftovers::check_failure(self.site, &session, &String::from_utf8_lossy(&self.text))?;
+                let error = session.error.context("no error")?;
                 return Ok(said_by(&error, self.took(fault, verdict)?));
             }
             if let Some(due) = act.filter(|act| self.reached(act.once).unwrap_or(false)) {
@@ -327,10 +316,10 @@ impl<'a> Follower<'a> {
                 let took = self.took(fault, Instant::now())?;
                 // What was done may need a moment to come true.
                 if diagnosis.verdict != "healthy" || ms(took) > fault.within_ms {
-                    ensure!(!diagnosis.remedy.is_empty(), "no remedy: {diagnosis:?}");
+                    diagnosis.check()?;
                     self.take_back(machine)?;
                     let Diagnosis { verdict, stage, summary, .. } = diagnosis;
-                    self.site.daemon.ask("DELETE", &format!("/api/vms/{}", self.vm_id), None)?;
+                    destroy(self.site, &self.vm_id)?;
                     return Ok(Said { cause: verdict, stage, detail: summary, ms: ms(took) });
                 }
             }
@@ -415,7 +404,7 @@ impl<'a> Follower<'a> {
         loop {
             let vm: VmView = self.site.daemon.call("GET", &format!("/api/vms/{}", self.vm_id), None)?;
             if vm.state == "destroyed" {
-                return self.site.look_for_leftovers(&self.tap, &self.dir, self.pid);
+                return Ok(());
             }
             ensure!(start.elapsed() < GONE_WITHIN, "VM {} is still {}", self.vm_id, vm.state);
             stop::check()?;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use super::fault::Since;
 use super::outcome::Outcome;
+use super::{coverage, table};
 
 const HEAD: &str = "# Faults\n\n\
     Written by `cargo xtask faults --write-docs`; not to be edited. Every fault is produced on a real machine (QEMU without hardware\n\
@@ -18,7 +19,8 @@ const HEAD: &str = "# Faults\n\n\
 
 /// Writes the page.
 pub fn write(path: &Path, faults: &[Outcome]) -> Result<()> {
-    std::fs::write(path, page(faults)).with_context(|| format!("write {}", path.display()))
+    let text = page(faults) + &coverage::table(&table::all());
+    std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }
 
 fn page(faults: &[Outcome]) -> String {

@@ -16,7 +16,7 @@ pub struct Fault {
     pub how: String,
     /// The catalogue's code that must come out.
     pub cause: &'static str,
-    /// The stage that must come out; none: the machine was ready.
+    /// The stage that must come out; none: the machine was ready, or nothing of it had begun.
     pub stage: Option<Stage>,
     /// From when the verdict's time counts.
     pub since: Since,

@@ -15,7 +15,8 @@ use super::cpio::Archive;
 use crate::run;
 
 const CONFIG: &str = "/airlock/config.json";
-const BIN: &str = "/airlock/bin";
+/// In the initramfs: our programs.
+pub const BIN: &str = "/airlock/bin";
 const MODULES: &str = "/airlock/modules";
 /// In the running guest: where [`BIN`] is seen.
 pub const GUEST_BIN: &str = "/run/airlock/bin";

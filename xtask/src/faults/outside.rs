@@ -30,7 +30,8 @@ const IS_ANSWER: u8 = 0x80;
 pub struct Outside {
     /// The namespace that lends its uplink.
     pub lender: String,
-    far: String,
+    /// The namespace of the machine outside.
+    pub far: String,
     server: Option<NameServer>,
 }
 

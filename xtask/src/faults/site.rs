@@ -10,9 +10,10 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::image::{Image, SHELL_PORT};
+use super::leftovers::{self, Leftovers};
 use crate::daemon::{Daemon, Installation, Wanted};
 use crate::run;
 
@@ -67,7 +68,12 @@ impl Site {
         write_stand_in(&bin, state.path())?;
         let (config, wrapper, path) = wanted(state.path(), special);
         let wanted = Wanted { name: "faults", config: &config, network: &special.network, wrapper, path };
-        let daemon = Daemon::on(Installation::within(state, &wanted)?, &places.program, &wanted)?;
+        let at = Installation::within(state, &wanted)?;
+        if !special.mounts.is_empty() {
+            // What the daemon would mount for it, nobody else could see.
+            run::run(Command::new("ip").args(["netns", "add", &at.namespace]))?;
+        }
+        let daemon = Daemon::on(at, &places.program, &wanted)?;
         Ok(Self { daemon, golden: places.golden.join("images"), special: special.clone() })
     }
 
@@ -129,19 +135,12 @@ impl Site {
         self.on_host(&talk, &[("SCRIPT", script)])
     }
 
-    /// Fails if anything of a machine is still there.
-    pub fn look_for_leftovers(&self, tap: &str, dir: &Path, pid: Option<i32>) -> Result<()> {
-        let links = run::output(Command::new("ip").args(["-n", &self.daemon.at.namespace, "-o", "link"]))?;
-        if links.contains(tap) {
-            bail!("left behind: TAP {tap}");
-        }
-        if dir.exists() {
-            bail!("left behind: {}", dir.display());
-        }
-        if let Some(pid) = pid.filter(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
-            bail!("left behind: process {pid}");
-        }
-        Ok(())
+    /// Ends the daemon, and fails if something of it or of its machines is left.
+    pub fn close(self) -> Result<()> {
+        Leftovers::default().await_no_more(&self)?;
+        let (namespace, state) = (self.daemon.at.namespace.clone(), self.state().to_owned());
+        drop(self);
+        leftovers::await_none_of_ended(&namespace, &state)
     }
 }
 

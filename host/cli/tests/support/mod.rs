@@ -7,6 +7,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 pub mod guest;
+pub mod outside;
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -4,7 +4,7 @@
 
 use airlock_protocol::Stage;
 
-use super::Failure;
+use super::{Failure, NeededService};
 use crate::cause::Cause;
 
 /// What nobody recovers from, whoever boots.
@@ -25,22 +25,25 @@ const OF_NETWORK_UNIT: [(&str, Cause, Stage); 7] = [
     ("You are in emergency mode", Cause::SystemdEmergency, Stage::HandedOver),
 ];
 
-/// Services without which nothing becomes ready.
-const NEEDED: [(&str, Stage, Cause); 3] = [
-    ("agent", Stage::AgentUp, Cause::AgentCrashed),
-    ("xvnc", Stage::DisplayUp, Cause::DisplayFailed),
-    ("firefox", Stage::BrowserUp, Cause::BrowserCrashed),
-];
+/// Init's name for the agent, which every machine needs.
+const AGENT: &str = "agent";
 /// Init's pauses double from 0.1 s: this many ends in a row take about a second.
 const ENDS: u8 = 4;
 
 /// Counts what may happen some times, but not often.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watch {
-    ends: [u8; NEEDED.len()],
+    /// Services without which nothing becomes ready, and how often each ended.
+    needed: Vec<(NeededService, u8)>,
 }
 
 impl Watch {
+    /// Watches the agent and these.
+    pub fn over(services: &[NeededService]) -> Self {
+        let agent = NeededService { name: AGENT.to_owned(), stage: Stage::AgentUp };
+        Self { needed: services.iter().cloned().chain([agent]).map(|service| (service, 0)).collect() }
+    }
+
     /// The failure that a line is, if it is one. `missing` is the first stage that is not reached; `is_reached` tells of any.
     pub fn look(
         &mut self,
@@ -56,12 +59,13 @@ impl Watch {
         // A machine that was ready lives as long as its VMM.
         missing?;
         if let Some((service, rest)) = of_service(line) {
-            let at = NEEDED.iter().position(|(name, stage, _)| *name == service && !is_reached(*stage))?;
-            let ((_, stage, cause), ends) = (NEEDED[at], &mut self.ends[at]);
-            *ends += 1;
-            // What is not there will not come; what ends may be in time yet.
-            let never = rest.starts_with("not started: No such file");
-            return (never || *ends >= ENDS).then(|| Failure::new(cause, Some(stage), line.trim()));
+            let is_awaited = |needed: &NeededService| needed.name == service && !is_reached(needed.stage);
+            let (NeededService { stage, .. }, ends) = self.needed.iter_mut().find(|(needed, _)| is_awaited(needed))?;
+            *ends = ends.saturating_add(1);
+            // What is not there will not come; what ends may be in time yet, unless nobody starts it again.
+            let is_missing = rest.starts_with("not started: No such file");
+            let is_over = is_missing || *ends >= ENDS || rest.contains("(not restarted)");
+            return is_over.then(|| Failure::new(cause_without(*stage, is_missing), Some(*stage), line.trim()));
         }
         let (text, cause, stage) = OF_NETWORK_UNIT.iter().find(|(text, ..)| late_network && line.contains(text))?;
         // What init saw of the interface is no proof that its owner found it; who has set the address is past all of it.
@@ -76,6 +80,17 @@ impl Watch {
     }
 }
 
+/// What a machine fails for when the service that brings this stage is not there, or does not stay.
+const fn cause_without(stage: Stage, is_missing: bool) -> Cause {
+    match (stage, is_missing) {
+        (Stage::BrowserUp, true) => Cause::BrowserMissing,
+        (Stage::BrowserUp, false) => Cause::BrowserCrashed,
+        (Stage::DisplayUp, _) => Cause::DisplayFailed,
+        (_, true) => Cause::AgentNotInstalled,
+        (_, false) => Cause::AgentCrashed,
+    }
+}
+
 /// Name and what became of it, of a line of init's supervisor.
 fn of_service(line: &str) -> Option<(&str, &str)> {
     let rest = line.split_once("airlock-init: service ")?.1;
@@ -85,6 +100,11 @@ fn of_service(line: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn watch() -> Watch {
+        let needed = |name: &str, stage| NeededService { name: name.into(), stage };
+        Watch::over(&[needed("picture", Stage::DisplayUp), needed("window", Stage::BrowserUp)])
+    }
 
     fn look(watch: &mut Watch, line: &str, late: bool) -> Option<Cause> {
         watch.look(line, late, Some(Stage::LinkUp), |_| false).map(|failure| failure.cause)
@@ -98,24 +118,30 @@ mod tests {
             ("[FAILED] Failed to start network-se…up Network from Kernel Parameters.", Cause::UnitFailed),
             ("You are in emergency mode. After logging in", Cause::SystemdEmergency),
         ] {
-            assert_eq!(look(&mut Watch::default(), line, true), Some(cause), "{line}");
-            assert_eq!(look(&mut Watch::default(), line, false), None, "init's own network: {line}");
-            assert!(Watch::default().look(line, true, None, |_| false).is_none(), "ready: {line}");
+            assert_eq!(look(&mut watch(), line, true), Some(cause), "{line}");
+            assert_eq!(look(&mut watch(), line, false), None, "init's own network: {line}");
+            assert!(watch().look(line, true, None, |_| false).is_none(), "ready: {line}");
         }
         let good = "[  OK  ] Finished network-se…up Network from Kernel Parameters.";
-        assert_eq!(look(&mut Watch::default(), good, true), None);
+        assert_eq!(look(&mut watch(), good, true), None);
     }
 
     #[test]
     fn a_service_that_ends_again_and_again_is_given_up_and_one_that_is_missing_at_once() {
-        let mut watch = Watch::default();
+        let mut watch = watch();
         let ended = "airlock-init: service agent exited code=3 signal=- (restart in 100 ms)";
         for _ in 1..ENDS {
             assert_eq!(look(&mut watch, ended, false), None);
         }
         assert_eq!(look(&mut watch, ended, false), Some(Cause::AgentCrashed));
-        let missing = "airlock-init: service firefox not started: No such file or directory (os error 2)";
-        assert_eq!(look(&mut Watch::default(), missing, false), Some(Cause::BrowserCrashed));
+        for (name, cause) in
+            [("agent", Cause::AgentNotInstalled), ("picture", Cause::DisplayFailed), ("window", Cause::BrowserMissing)]
+        {
+            let missing = format!("airlock-init: service {name} not started: No such file or directory (os error 2)");
+            assert_eq!(look(&mut self::watch(), &missing, false), Some(cause), "{name}");
+            let ended = format!("airlock-init: service {name} exited code=1 signal=- (not restarted)");
+            assert!(look(&mut self::watch(), &ended, false).is_some(), "{name}");
+        }
         let other = "airlock-init: service wm exited code=1 signal=- (restart in 100 ms)";
         for _ in 0..9 {
             assert_eq!(look(&mut watch, other, false), None);

@@ -8,6 +8,7 @@ fn machine(agent_stages: &[Stage]) -> BootMachine {
         deadline_ms: 120_000.0,
         address: "192.168.100.8/24".into(),
         build_id: "b1".into(),
+        needed_services: Vec::new(),
     })
 }
 

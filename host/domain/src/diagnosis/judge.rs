@@ -36,6 +36,7 @@ pub fn diagnose(case: &Case<'_>) -> Verdict {
         None => (Vec::new(), Vec::new()),
     };
     found.extend(view.unit_not_enabled(case));
+    found.extend(lease_not_given(case));
     view.promote(&mut found, case);
     view.demote(&mut found, case);
     // Of a machine of ours the boot machine knows when silence is a fault.
@@ -292,6 +293,14 @@ impl<'a> View<'a> {
         let remedy = next_try(stage).to_owned();
         verdict(Judgement::Cause(Cause::Inconclusive), stage, summary, evidence, remedy)
     }
+}
+
+/// Time was over before whoever asks for the address had one, and its interface is there and up.
+fn lease_not_given(case: &Case<'_>) -> Option<Finding> {
+    let failure = case.failure.filter(|failure| case.expected.by_dhcp && failure.is_of_deadline())?;
+    let asked_in_vain = failure.stage == Some(Stage::AddressSet);
+    let seen = Evidence::seen(Source::Boot, format!("the guest asks for its address by DHCP; {}", failure.detail));
+    asked_in_vain.then(|| Finding::new(Cause::DhcpTimeout, Some(Stage::AddressSet), Grade::Weak, vec![seen]))
 }
 
 /// Whether the network comes behind the hand-over, where init reports all of its stages before it.

@@ -82,6 +82,8 @@ pub struct Expected {
     pub address: Option<String>,
     /// A unit of its image brings up its network, and says so on the console when it begins.
     pub by_unit: bool,
+    /// Whoever configures its network asks for the address (DHCP).
+    pub by_dhcp: bool,
 }
 
 /// Who saw it.

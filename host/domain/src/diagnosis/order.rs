@@ -46,6 +46,8 @@ pub(super) fn rank(cause: Cause) -> u8 {
     match cause {
         Cause::CloneTorn | Cause::LinkRenamed | Cause::AddressExists | Cause::AddressConflict => 0,
         Cause::RpFilterDrop | Cause::ForwardPolicyDrop | Cause::NatMissing | Cause::VncBoundToLoopback => 0,
+        // It says why nobody knows more than that the interface is down.
+        Cause::UnitOutputNotOnConsole => 0,
         Cause::AgentRestarting | Cause::AgentCrashed | Cause::VncRefused => 2,
         // That it ended, where another line says why.
         Cause::DisplayFailed | Cause::BrowserCrashed => 2,

@@ -105,7 +105,7 @@ fn request(mac: MacAddr, gateway: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
 }
 
 /// The MAC that a frame says `address` has, if it is an answer to `gateway`.
-fn answer(frame: &[u8], gateway: Ipv4Addr, address: Ipv4Addr) -> Option<MacAddr> {
+pub fn answer(frame: &[u8], gateway: Ipv4Addr, address: Ipv4Addr) -> Option<MacAddr> {
     let message = frame.get(14..42)?;
     let is_answer = message.get(..6)? == FIXED
         && message.get(6..8)? == REPLY

@@ -48,7 +48,7 @@ fn was_oom_killed(kmsg: &Path, process: ProcessId) -> io::Result<bool> {
 
 /// Whether a record of the kernel says that this process was killed for want of memory (`mm/oom_kill.c`). One from before its
 /// start is about another process with its number.
-pub(super) fn names(record: &[u8], process: ProcessId) -> bool {
+pub fn names(record: &[u8], process: ProcessId) -> bool {
     let record = String::from_utf8_lossy(record);
     let Some((head, text)) = record.split_once(';') else { return false };
     let mut fields = head.split(',').map(|field| field.parse::<u64>().ok());
@@ -91,7 +91,7 @@ pub(super) async fn settings(network: &Network, guest: Ipv4Addr) -> Result<Setti
 }
 
 /// `IPReversePathFilter` of `/proc/net/netstat`: a line of names, then one of numbers.
-pub(super) fn rp_filtered(netstat: &str) -> Option<u64> {
+pub fn rp_filtered(netstat: &str) -> Option<u64> {
     let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
     let (names, values) = (lines.next()?, lines.next()?);
     let at = names.split_whitespace().position(|name| name == "IPReversePathFilter")?;
@@ -99,7 +99,7 @@ pub(super) fn rp_filtered(netstat: &str) -> Option<u64> {
 }
 
 /// The first route of `/proc/net/route` that is not the bridge's and takes the guest's address from it.
-pub(super) fn overlap(table: &str, bridge: &str, pool: Ipv4Net, guest: Ipv4Addr) -> Option<String> {
+pub fn overlap(table: &str, bridge: &str, pool: Ipv4Net, guest: Ipv4Addr) -> Option<String> {
     table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         // The bytes of the network, printed as one integer of this machine.

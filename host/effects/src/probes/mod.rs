@@ -2,12 +2,11 @@
 //! does the firewall of the namespace stand as it should.
 //!
 //! ```text
-//! links ─┐                          (all at once; none waits for another, so the slowest of them is the whole)
+//! links ─┐                (all at once; none waits for another, so the slowest of them is the whole)
 //! arp ───┤
 //! ping ──┤
-//! http ──┼──> HostFacts
-//! rfb ───┤
-//! nft ───┤
+//! http ──┼──> counters ──> HostFacts
+//! rfb ───┤    (last: what was dropped of these questions and their answers is among them)
 //! vmm ───┘
 //! ```
 //! Every probe has a deadline of its own within the one of the whole. A probe that fails leaves its fact out, with a line in the
@@ -24,6 +23,13 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 
+/// What reads the words of others, for the fuzz targets (`fuzz/`) and nobody else.
+#[doc(hidden)]
+pub mod parsers {
+    pub use super::arp::answer as arp_answer;
+    pub use super::host::{names as oom_killed, overlap, rp_filtered};
+}
+
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -32,6 +38,7 @@ use std::time::Duration;
 use airlock_domain::VmId;
 use airlock_domain::diagnosis::facts::{BridgeFacts, HostFacts, TapFacts};
 use airlock_domain::vmm::ProcessId;
+use airlock_protocol::Sensitive;
 use airlock_protocol::paths::{HEALTH_PORT, RFB_PORT};
 use tokio::time::Instant;
 
@@ -45,6 +52,8 @@ pub const LIMIT: Duration = Duration::from_millis(1_900);
 const ANSWER: Duration = Duration::from_millis(600);
 const CONNECT: Duration = Duration::from_millis(800);
 const HTTP: Duration = Duration::from_millis(1_200);
+/// What is left for the counters when the guest did not answer in time.
+const COUNT: Duration = Duration::from_millis(150);
 
 /// The VM that is looked at.
 #[derive(Debug, Clone)]
@@ -59,6 +68,8 @@ pub struct Subject {
     pub vms_dir: PathBuf,
     /// Whether it should have an RFB server.
     pub has_display: bool,
+    /// The password of that server, once it is set.
+    pub vnc_password: Option<Sensitive>,
 }
 
 /// Looks at everything, for `limit` at most. See the head of this file.
@@ -66,9 +77,12 @@ pub async fn host_facts(network: &Network, subject: &Subject, limit: Duration) -
     let ends = Instant::now() + limit.min(LIMIT);
     let (vmm_alive, vmm_oom_killed) = known("the VMM", ends, host::vmm(subject.process)).await.unwrap_or_default();
     let is_dead = vmm_alive == Some(false);
-    let ask = async { if is_dead { HostFacts::default() } else { ask_guest(network, subject, ends).await } };
+    let answered = ends.checked_sub(COUNT).unwrap_or(ends);
+    let ask = async { if is_dead { HostFacts::default() } else { ask_guest(network, subject, answered).await } };
     let (own, HostFacts { neighbour, ping, tcp, http, rfb, painted, .. }) =
         tokio::join!(look_at_host(network, subject, ends), ask);
+    let HostFacts { guarded, drops, rp_filter, overlap, .. } = count(network, subject, ends).await;
+    let own = HostFacts { guarded, drops, rp_filter, overlap, ..own };
     HostFacts { vmm_alive, vmm_oom_killed, neighbour, ping, tcp, http, rfb, painted, ..own }
 }
 
@@ -77,7 +91,10 @@ async fn ask_guest(network: &Network, subject: &Subject, ends: Instant) -> HostF
     let soon = |most: Duration| ends.min(Instant::now() + most);
     let of = |port| SocketAddr::from((subject.address, port));
     let screen = async {
-        if subject.has_display { rfb::look(network, of(RFB_PORT), soon(CONNECT), ends).await } else { (None, None) }
+        if !subject.has_display {
+            return (None, None);
+        }
+        rfb::look(network, of(RFB_PORT), subject.vnc_password.as_ref(), soon(CONNECT), ends).await
     };
     let (neighbour, ping, tcp, http, (rfb, painted)) = tokio::join!(
         known("ARP", ends, arp::ask(network, subject.address, soon(ANSWER))),
@@ -92,32 +109,34 @@ async fn ask_guest(network: &Network, subject: &Subject, ends: Instant) -> HostF
 /// What this host knows by itself.
 async fn look_at_host(network: &Network, subject: &Subject, ends: Instant) -> HostFacts {
     let tap = subject.vm_id.tap_name();
-    let (links, rules, forward_drops, nat, settings, free_bytes) = tokio::join!(
+    let (links, forward_drops, nat, free_bytes) = tokio::join!(
         known("links", ends, network.look_at(&tap)),
-        rules::look(network, subject, ends),
         known("chains of others", ends, network.forward_drops()),
         known("NAT", ends, network.nat()),
-        known("settings", ends, host::settings(network, subject.address)),
         known("free space", ends, host::free_bytes(&subject.vms_dir)),
     );
-    let (guarded, mut drops) = rules;
-    let host::Settings { rp_filter, rp_filtered, overlap } = settings.unwrap_or_default();
-    if let (Some(drops), Some(count)) = (&mut drops, rp_filtered) {
-        drops.insert("rp_filter".to_owned(), count);
-    }
     let (tap, bridge) = links.unzip();
     HostFacts {
         tap: tap.map(|tap| tap.map(|link| tap_facts(link, subject.vm_id))),
         bridge: bridge.map(|bridge| bridge.map(|bridge| bridge_facts(bridge, network))),
-        guarded,
-        drops,
         forward_drops,
         nat: nat.flatten(),
-        rp_filter,
-        overlap,
         free_bytes,
         ..HostFacts::default()
     }
+}
+
+/// What was dropped until now, and the settings and routes that may be the reason.
+async fn count(network: &Network, subject: &Subject, ends: Instant) -> HostFacts {
+    let ((guarded, mut drops), settings) = tokio::join!(
+        rules::look(network, subject, ends),
+        known("settings", ends, host::settings(network, subject.address)),
+    );
+    let host::Settings { rp_filter, rp_filtered, overlap } = settings.unwrap_or_default();
+    if let (Some(drops), Some(count)) = (&mut drops, rp_filtered) {
+        drops.insert("rp_filter".to_owned(), count);
+    }
+    HostFacts { guarded, drops, rp_filter, overlap, ..HostFacts::default() }
 }
 
 /// What has the TAP's name and is no TAP has somebody else's alias, or none: it is not ours in any case.

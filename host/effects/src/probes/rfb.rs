@@ -1,7 +1,7 @@
 //! The guest's RFB server (RFC 6143): the handshake, and whether its first frame shows anything.
 //!
 //! ```text
-//! connect -> version -> security types -> None -> result | the server speaks and lets us in: Ok
+//! connect -> handshake (crate::rfb) | the server speaks and lets us in: Ok
 //!   -> ClientInit (shared) -> ServerInit -> one whole frame, raw | two colours: painted; all of it one colour: not
 //! ```
 //! Everything the server says is passed through one small buffer, whatever sizes it claims, and the deadline ends it. The cursor
@@ -11,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use airlock_domain::diagnosis::facts::Probe;
+use airlock_protocol::Sensitive;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::coop::consume_budget;
@@ -19,14 +20,11 @@ use tokio::time::{Instant, timeout_at};
 use super::errno::outcome;
 use super::known;
 use crate::network::{Network, NetworkError};
+use crate::rfb::{HandshakeError, handshake};
 
 const BUFFER: usize = 32 * 1024;
-const NONE: u8 = 1;
-const VNC_AUTH: u8 = 2;
 /// What is asked for of a larger screen, in pixels each way.
 const MAX_SIDE: u16 = 2048;
-/// What is quoted of the server's reason, in bytes.
-const MAX_REASON: u32 = 200;
 /// Encodings: raw, and the cursor as an image of its own.
 const RAW: i32 = 0;
 const CURSOR: i32 = -239;
@@ -39,6 +37,7 @@ type Stream = BufReader<TcpStream>;
 pub(super) async fn look(
     network: &Network,
     addr: SocketAddr,
+    password: Option<&Sensitive>,
     greeted: Instant,
     ends: Instant,
 ) -> (Option<Probe>, Option<bool>) {
@@ -50,96 +49,24 @@ pub(super) async fn look(
             Err(_) => return Ok(Err(Probe::TimedOut)),
         };
         let mut stream = BufReader::with_capacity(BUFFER, stream);
-        let shaken = timeout_at(greeted, handshake(&mut stream)).await;
+        let shaken = timeout_at(greeted, handshake(&mut stream, password)).await;
         Ok::<_, NetworkError>(match shaken {
-            Ok(Ok(())) => Ok(stream),
-            Ok(Err(Refusal::Says(detail))) => Err(Probe::Wrong { detail }),
-            Ok(Err(Refusal::Broke(error))) => Err(outcome(&error, "RFB handshake")),
+            Ok(Ok(())) => Ok(Some(stream)),
+            // The agent has not set it yet: the server does what it should.
+            Ok(Err(HandshakeError::NoPassword)) => Ok(None),
+            Ok(Err(HandshakeError::NotLetIn { said } | HandshakeError::Refused { said })) => {
+                Err(Probe::Wrong { detail: said })
+            }
+            Ok(Err(HandshakeError::Broke(error))) => Err(outcome(&error, "RFB handshake")),
             Err(_) => Err(Probe::TimedOut),
         })
     };
     match known("RFB", ends, shake).await {
-        Some(Ok(mut stream)) => (Some(Probe::Ok), known("the first frame", ends, first_frame(&mut stream)).await),
+        Some(Ok(None)) => (Some(Probe::Ok), None),
+        Some(Ok(Some(mut stream))) => (Some(Probe::Ok), known("the first frame", ends, first_frame(&mut stream)).await),
         Some(Err(failed)) => (Some(failed), None),
         None => (None, None),
     }
-}
-
-/// Why there is no session.
-#[derive(Debug)]
-enum Refusal {
-    /// What the server said, or did.
-    Says(String),
-    /// The connection broke.
-    Broke(io::Error),
-}
-
-impl From<io::Error> for Refusal {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Says("it closed the connection during the RFB handshake".to_owned()),
-            _ => Self::Broke(error),
-        }
-    }
-}
-
-async fn handshake(stream: &mut Stream) -> Result<(), Refusal> {
-    let mut version = [0; 12];
-    stream.read_exact(&mut version).await?;
-    let minor = minor_version(&version).ok_or_else(|| {
-        Refusal::Says(format!("it is no RFB server: it begins with {:?}", String::from_utf8_lossy(&version)))
-    })?;
-    // RFC 6143 7.1.1: what is not 3.7 or 3.8 counts as 3.3, unless it is newer.
-    let minor = if minor >= 8 {
-        8
-    } else if minor == 7 {
-        7
-    } else {
-        3
-    };
-    stream.write_all(format!("RFB 003.00{minor}\n").as_bytes()).await?;
-    let offered = if minor == 3 {
-        let one = stream.read_u32().await?;
-        vec![u8::try_from(one).unwrap_or(u8::MAX)]
-    } else {
-        let mut types = vec![0; usize::from(stream.read_u8().await?)];
-        stream.read_exact(&mut types).await?;
-        types
-    };
-    if offered.is_empty() || offered == [0] {
-        return Err(Refusal::Says(format!("it refuses: {}", reason(stream).await?)));
-    }
-    if !offered.contains(&NONE) {
-        let what = if offered.contains(&VNC_AUTH) { "it asks for a password" } else { "it asks for a login" };
-        return Err(Refusal::Says(format!("{what} (security types {offered:?})")));
-    }
-    if minor >= 7 {
-        stream.write_all(&[NONE]).await?;
-    }
-    // RFC 6143 7.1.3: before 3.8 no result follows None.
-    if minor >= 8 && stream.read_u32().await? != 0 {
-        return Err(Refusal::Says(format!("it refuses: {}", reason(stream).await?)));
-    }
-    Ok(())
-}
-
-/// The minor number of `RFB 003.xxx\n`; of later major versions the newest that is known.
-fn minor_version(version: &[u8; 12]) -> Option<u32> {
-    let text = std::str::from_utf8(version).ok()?.strip_prefix("RFB ")?.strip_suffix('\n')?;
-    let (major, minor) = text.split_once('.')?;
-    let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
-    match major {
-        3 => Some(minor),
-        4.. => Some(8),
-        _ => None,
-    }
-}
-
-async fn reason(stream: &mut Stream) -> io::Result<String> {
-    let length = stream.read_u32().await?.min(MAX_REASON);
-    let mut text = vec![0; usize::try_from(length).unwrap_or_default()];
-    stream.read_exact(&mut text).await?;
-    Ok(format!("{:?}", String::from_utf8_lossy(&text)))
 }
 
 /// Whether the first whole frame has more than one colour.

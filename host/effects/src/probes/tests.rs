@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use airlock_domain::diagnosis::facts::{NeighbourFacts, Probe};
 use airlock_domain::firewall::GuardSpec;
 use airlock_domain::network::{EgressSpec, NetworkSpec, TapSpec, Uplink};
-use airlock_protocol::MacAddr;
+use airlock_protocol::{MacAddr, Sensitive, vnc_auth};
 
 use super::*;
 use crate::netns::Netns;
@@ -28,7 +28,7 @@ fn vm() -> VmId {
 }
 
 fn subject(address: Ipv4Addr) -> Subject {
-    Subject { vm_id: vm(), address, process: None, vms_dir: "/tmp".into(), has_display: false }
+    Subject { vm_id: vm(), address, process: None, vms_dir: "/tmp".into(), has_display: false, vnc_password: None }
 }
 
 fn ip(namespace: &str, args: &[&str]) {
@@ -326,9 +326,7 @@ async fn the_ways_of_rfb_to_fail_are_told_apart() {
     let world = World::new().await;
     let facts = world.look(&Subject { has_display: true, ..subject(GUEST) }).await;
     assert_eq!((facts.rfb, facts.painted), (Some(Probe::Refused), None));
-    let servers: [(Serve, &str); 6] = [
-        (|stream| answer_at_once(stream, b"RFB 003.008\n", b"\x01\x02"), "it asks for a password (security types [2])"),
-        (|stream| answer_at_once(stream, b"RFB 003.003\n", b"\0\0\0\x02"), "it asks for a password"),
+    let servers: [(Serve, &str); 4] = [
         (|stream| answer_at_once(stream, b"RFB 003.007\n", b"\x01\x13"), "it asks for a login (security types [19])"),
         (|stream| answer_at_once(stream, b"RFB 005.000\n", b"\0\0\0\0\x03too"), "it refuses: \"too\""),
         (|stream| answer_at_once(stream, b"HTTP/1.1 400 Bad", b""), "it is no RFB server"),
@@ -444,11 +442,13 @@ async fn a_real_x_server_shakes_hands_and_its_empty_screen_is_black() {
     }
     let world = World::new().await;
     let display = format!(":{}", 1000 + std::process::id() % 20_000);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("passwd").display().to_string();
     let start = |security: &str, port: u16| {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", world.far.name(), "Xvnc", &display, "-geometry", "800x600", "-depth", "24"]);
         command.args(["-SecurityTypes", security, "-rfbport", &port.to_string(), "-AlwaysShared"]);
-        command.args(["-PasswordFile", "/dev/null", "-nolisten", "tcp", "-noreset"]);
+        command.args(["-PasswordFile", &file, "-UseBlacklist=0", "-nolisten", "tcp", "-noreset"]);
         Ended(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     };
     let shown = Subject { has_display: true, ..subject(GUEST) };
@@ -471,9 +471,27 @@ async fn a_real_x_server_shakes_hands_and_its_empty_screen_is_black() {
         println!("a painted screen was not tried: xsetroot is not installed");
     }
     drop(server);
+    // The way of images: the server runs before there is a password, and reads the file each time somebody wants in.
     let _server = start("VncAuth", RFB_PORT);
-    let facts = when_up(|probe| matches!(probe, Probe::Wrong { .. })).await;
-    assert!(matches!(&facts.rfb, Some(Probe::Wrong { detail }) if detail.contains("asks for a password")), "{facts:?}");
+    let facts = when_up(|probe| *probe == Probe::Ok).await;
+    assert_eq!(facts.painted, None, "nobody is let in without the password, which is as it should be");
+    let look = async |password: &str| {
+        let vnc_password = Some(Sensitive::new(password));
+        let facts = world.look(&Subject { vnc_password, ..shown.clone() }).await;
+        (facts.rfb.unwrap(), facts.painted)
+    };
+    for password in ["airlock1", "another8"] {
+        std::fs::write(&file, vnc_auth::password_file(&Sensitive::new(password))).unwrap();
+        assert_eq!(look(password).await, (Probe::Ok, Some(false)), "{password}");
+        for _ in 0..8 {
+            let (refused, painted) = look("mistaken").await;
+            assert!(
+                matches!(&refused, Probe::Wrong { detail } if detail.starts_with("it refuses the password")),
+                "{refused:?}"
+            );
+            assert_eq!(painted, None);
+        }
+    }
 }
 
 #[tokio::test]

@@ -26,6 +26,9 @@ const COMMIT_RETRY: Duration = Duration::from_secs(2);
 /// How often the lease is renewed; it lasts four times as long.
 const RENEWAL: Duration = Duration::from_millis(LEASE_MS.unsigned_abs() / 4);
 
+/// How long before the boot's deadline the agent says what its screen lacks.
+const SCREEN_BEFORE_BOOT: Duration = Duration::from_secs(2);
+
 /// What reaches the task from its VM.
 pub(crate) enum Input {
     ConsoleLine(String),
@@ -70,7 +73,7 @@ impl VmTask {
         // Dropping the set ends every reader.
         let mut readers = JoinSet::new();
         readers.spawn(guest::read_console(handle.paths.console.clone(), handle.process.clone(), inputs.clone()));
-        readers.spawn(guest::hold_control(handle.paths.clone(), inputs.clone()));
+        readers.spawn(guest::hold_control(handle.paths.clone(), self.vnc_password.clone(), inputs.clone()));
         let mut renewal = tokio::time::interval_at(tokio::time::Instant::now() + RENEWAL, RENEWAL);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // What an adopted machine still has to do is asked for by the first one.
@@ -176,6 +179,8 @@ impl VmTask {
         let mut probe = false;
         match message {
             GuestMessage::Hello { timeline, .. } => {
+                self.password_is_set();
+                self.say_when_the_screen_is_due().await;
                 for report in &timeline {
                     probe |= self.on_boot(BootEvent::GuestReport(report)).await?;
                 }
@@ -193,6 +198,17 @@ impl VmTask {
             GuestMessage::Login { .. } | GuestMessage::Pong { .. } => {}
         }
         Ok(if probe { Next::ProbeHealth } else { Next::Go })
+    }
+
+    /// The agent knows better than our deadline what a screen is waiting for: it speaks a moment before.
+    async fn say_when_the_screen_is_due(&self) {
+        let (Some(boot), Some(control)) = (self.boot.next_deadline_ms(), &self.control) else { return };
+        let due = self.planned + Duration::from_secs_f64(boot / 1000.0);
+        let left = due.saturating_duration_since(Instant::now()).saturating_sub(SCREEN_BEFORE_BOOT);
+        let within_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        if let Err(error) = control.send(&HostMessage::ScreenDue { within_ms }).await {
+            tracing::debug!(error = chain(&error), "the agent does not know when the screen is due");
+        }
     }
 
     fn next_wake(&self) -> Instant {

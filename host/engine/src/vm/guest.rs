@@ -10,6 +10,7 @@ use airlock_effects::control::ControlChannel;
 use airlock_effects::http;
 use airlock_effects::process::ProcessHandle;
 use airlock_effects::vmm::VmmPaths;
+use airlock_protocol::Sensitive;
 use airlock_protocol::message::{HostMessage, VERSION};
 use airlock_protocol::paths::HEALTH_PORT;
 use airlock_protocol::stage::ConsoleParser;
@@ -63,14 +64,15 @@ async fn forward_lines(path: PathBuf, process: &ProcessHandle, inputs: &Sender<I
     }
 }
 
-/// Holds the control channel: connects, greets, reads; again after a loss.
-pub(super) async fn hold_control(paths: VmmPaths, inputs: Sender<Input>) {
+/// Holds the control channel: connects, greets, reads; again after a loss. Every greeting sets the password of the screen.
+pub(super) async fn hold_control(paths: VmmPaths, vnc_password: Option<Sensitive>, inputs: Sender<Input>) {
     loop {
         match ControlChannel::connect(&paths.control_socket, paths.control_port, CONNECT_DEADLINE).await {
             Ok(channel) => {
                 let (sender, mut receiver) = channel.split();
                 let now_ms = now_ms().unsigned_abs();
-                let greeted = sender.send(&HostMessage::Hello { version: VERSION, now_ms }).await;
+                let vnc_password = vnc_password.clone();
+                let greeted = sender.send(&HostMessage::Hello { version: VERSION, now_ms, vnc_password }).await;
                 if greeted.is_ok() && inputs.send(Input::ControlUp(sender)).await.is_err() {
                     return;
                 }

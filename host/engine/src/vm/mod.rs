@@ -19,17 +19,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use airlock_domain::Cause;
-use airlock_domain::boot::{BootEvent, BootMachine, BootOutput, Contract, Failure, TimelineEntry};
+use airlock_domain::boot::{BootEvent, BootMachine, BootOutput, Contract, Failure, TimelineEntry, needed_services};
 use airlock_domain::diagnosis::Expected;
 use airlock_domain::session::{SessionEvent as Event, SessionState};
 use airlock_domain::step::Step;
 use airlock_effects::control::ControlSender;
 use airlock_effects::vmm::VmmHandle;
 use airlock_image::GoldenImage;
-use airlock_protocol::guest_config::NetworkOwner;
+use airlock_protocol::guest_config::{Addressing, NetworkOwner};
 use airlock_protocol::message::{CapturedFile, LoginSpec, ReachTarget};
 use airlock_protocol::stage::Reporter;
-use airlock_protocol::{Stage, paths};
+use airlock_protocol::{Sensitive, Stage, paths};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::clock::{Moment, monotonic_ms, now_ms};
@@ -37,6 +37,7 @@ use crate::context::Context;
 use crate::engine_probe::Facts;
 use crate::error::chain;
 use crate::records::{Reached, SessionEvent, SessionRecord, VmState};
+use crate::secrets;
 use crate::store::StoreError;
 
 pub(crate) use self::follow::Input;
@@ -60,10 +61,12 @@ pub(crate) enum Order {
 }
 
 /// What viewers wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct View {
     /// The guest's RFB server, once its display is up.
     pub target: Option<SocketAddr>,
+    /// What lets into it, once the agent said that it is set.
+    pub password: Option<Sensitive>,
     /// Where the session stands.
     pub state: SessionState,
 }
@@ -77,7 +80,7 @@ pub(crate) struct Channels {
 
 impl Channels {
     pub fn new(state: SessionState) -> Self {
-        Self { events: broadcast::channel(256).0, view: watch::channel(View { target: None, state }).0 }
+        Self { events: broadcast::channel(256).0, view: watch::channel(View { target: None, password: None, state }).0 }
     }
 }
 
@@ -128,6 +131,8 @@ pub(crate) struct VmTask {
     pub(crate) handle: Option<VmmHandle>,
     pub(crate) control: Option<ControlSender>,
     pub(crate) probes: Probes,
+    /// Of the guest's RFB server. Drawn when the task begins and never written down: who takes the VM over draws another one.
+    vnc_password: Option<Sensitive>,
     /// What was found out when it failed.
     pub(crate) facts: Facts,
     /// Captured, but not committed yet.
@@ -156,6 +161,7 @@ impl VmTask {
             handle: None,
             control: None,
             probes: Probes::default(),
+            vnc_password: draw_vnc_password(),
             facts: Facts::default(),
             pending: None,
             events,
@@ -219,8 +225,10 @@ impl VmTask {
     async fn save_evidence(&mut self, failure: Failure) -> Failure {
         let (vm_id, timeline) = (self.session.vm_id, self.boot.timeline().to_vec());
         let address = format!("{}/{}", self.address, self.ctx.config.network.subnet.prefix());
-        let by_unit = self.image.manifest.network_owner == NetworkOwner::Script;
-        let expected = Expected { address: Some(address), by_unit };
+        let manifest = &self.image.manifest;
+        let by_unit = manifest.network_owner == NetworkOwner::Script;
+        let by_dhcp = manifest.network_addressing == Addressing::Dhcp;
+        let expected = Expected { address: Some(address), by_unit, by_dhcp };
         let facts = std::mem::take(&mut self.facts);
         self.ctx.executor.save_evidence(vm_id, self.session.id, failure, timeline, expected, facts).await
     }
@@ -259,6 +267,16 @@ impl VmTask {
         self.view.send_modify(|view| view.target = Some(target));
     }
 
+    /// The agent answered a greeting, and set the password before.
+    fn password_is_set(&self) {
+        self.view.send_modify(|view| view.password.clone_from(&self.vnc_password));
+    }
+
+    /// The password of the guest's RFB server, if it is set.
+    pub(crate) fn screen_password(&self) -> Option<Sensitive> {
+        self.view.borrow().password.clone()
+    }
+
     /// Moves the session as its machine says; nothing happens where the event does not apply.
     async fn move_session(&mut self, event: Event, failure: Option<&Failure>) -> Result<(), Failure> {
         let Some(to) = self.session.state.after(event) else { return Ok(()) };
@@ -280,13 +298,23 @@ impl VmTask {
     }
 }
 
+/// A host without random numbers makes no VM ready in another way either; its screen stays closed.
+fn draw_vnc_password() -> Option<Sensitive> {
+    let drawn = secrets::draw_vnc_password();
+    drawn.inspect_err(|error| tracing::error!(error = chain(error), "no password for the screen")).ok()
+}
+
 /// What the boot of an image must reach.
 fn contract(ctx: &Context, image: &GoldenImage, address: Ipv4Addr) -> Contract {
     #[allow(clippy::cast_precision_loss, reason = "the configuration allows at most an hour")]
     let deadline_ms = (ctx.config.boot_deadline_s * 1000) as f64;
     let of_agent = image.manifest.readiness.iter().copied().filter(|stage| stage.reporter() == Reporter::Agent);
+    let agent_stages: Vec<Stage> = of_agent.collect();
+    let mut needed_services = needed_services(&image.manifest.services, image.manifest.display.as_ref());
+    needed_services.retain(|service| agent_stages.contains(&service.stage));
     Contract {
-        agent_stages: of_agent.collect(),
+        agent_stages,
+        needed_services,
         late_network: image.manifest.network_owner != NetworkOwner::Airlock,
         deadline_ms,
         address: format!("{address}/{}", ctx.config.network.subnet.prefix()),

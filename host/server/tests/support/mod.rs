@@ -2,8 +2,14 @@
 //! image has a kernel that no VMM takes, which is all that sessions, tickets and events need.
 
 #![allow(clippy::unwrap_used, missing_docs)]
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub mod machine;
+pub mod websocket;
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -17,8 +23,12 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use sqlx::ConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
 use tokio::sync::watch;
 use tower::ServiceExt;
+
+use self::machine::Daemon;
 
 /// Removes the namespace also when the test failed.
 struct Namespace(String);
@@ -31,13 +41,56 @@ impl Drop for Namespace {
     }
 }
 
+/// A daemon whose machines are played ([`machine`]). Its namespace, its state directory and the processes that stand in for VMMs are
+/// gone on every way out.
+pub struct World {
+    pub daemon: Daemon,
+    _namespace: Namespace,
+    state: tempfile::TempDir,
+}
+
+impl World {
+    /// With a configuration that `adjust` changed.
+    pub async fn open(adjust: impl FnOnce(&mut Config)) -> Self {
+        let name = unique("airlock-screen");
+        let namespace = Namespace(name.clone());
+        let state = tempfile::tempdir().unwrap();
+        publish_unbootable_image(state.path());
+        let mut config = machine::config(&name, state.path());
+        adjust(&mut config);
+        Self { daemon: Daemon::serve(config).await, _namespace: namespace, state }
+    }
+
+    /// Ends the daemon with its machines.
+    pub async fn close(mut self) {
+        self.daemon.end(airlock_server::Ending::EndVms).await;
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // A stand-in ends when it is told a line. None is left after a daemon that ended in order.
+        for vm in fs::read_dir(self.state.path().join("vms")).into_iter().flatten().flatten() {
+            let quit = vm.path().join("quit.fifo");
+            let told = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(quit);
+            let _ = told.and_then(|mut pipe| pipe.write_all(b"\n"));
+        }
+    }
+}
+
+/// A name that nobody else has.
+fn unique(prefix: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("{prefix}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
 pub struct Api {
     pub engine: Engine,
     pub router: Router,
     pub admin: String,
     _close: watch::Sender<Option<airlock_server::Ending>>,
     _namespace: Namespace,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 pub struct Answer {
@@ -70,8 +123,7 @@ pub fn skipped() -> Option<&'static str> {
 
 impl Api {
     pub async fn open() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("airlock-api-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = unique("airlock-api");
         let namespace = Namespace(name.clone());
         let state = tempfile::tempdir().unwrap();
         publish_unbootable_image(state.path());
@@ -82,7 +134,7 @@ impl Api {
         let (close, closing) = watch::channel(None);
         let router = airlock_server::router(engine.clone(), closing);
         let (_, admin) = engine.create_token("test", &[Scope::Admin]).await.unwrap();
-        Self { engine, router, admin, _close: close, _namespace: namespace, _state: state }
+        Self { engine, router, admin, _close: close, _namespace: namespace, state }
     }
 
     pub async fn token(&self, scope: Scope) -> String {
@@ -110,6 +162,31 @@ impl Api {
         self.send(method, uri, &[("authorization", &bearer), ("content-type", "application/json")], body).await
     }
 
+    /// Opens a viewer link: the cookie that it is exchanged for, if it is.
+    pub async fn open_link(&self, link: &str) -> Option<String> {
+        let answer = self.get(link, &[]).await;
+        let set = answer.headers.get(header::SET_COOKIE)?.to_str().unwrap().to_owned();
+        Some(set.split(';').next().unwrap().to_owned())
+    }
+
+    /// Lets every ticket and cookie be too old.
+    pub async fn expire_viewer_secrets(&self) {
+        self.sql("UPDATE viewer_secrets SET expires_ms = 1").await;
+    }
+
+    /// Says that the tickets and cookies of one session are another's.
+    pub async fn move_viewer_secrets(&self, from: &str, to: &str) {
+        self.sql(&format!("UPDATE viewer_secrets SET session_id = '{to}' WHERE session_id = '{from}'")).await;
+    }
+
+    /// Changes the records behind the daemon's back.
+    async fn sql(&self, statement: &str) {
+        let options = SqliteConnectOptions::new().filename(self.state.path().join("airlock.db"));
+        let mut connection = options.connect().await.unwrap();
+        let done = sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+        assert!(done.rows_affected() > 0, "{statement}");
+    }
+
     /// Starts a session of the provider `shell`: its id and the path of its viewer link.
     pub async fn start(&self, user: &str) -> (String, String) {
         let body = format!("{{\"userId\":{user:?},\"provider\":\"shell\"}}");
@@ -122,7 +199,7 @@ impl Api {
 }
 
 /// An image that is whole by its manifest, with a kernel that is none.
-fn publish_unbootable_image(state_dir: &Path) {
+pub fn publish_unbootable_image(state_dir: &Path) {
     let facts = |name: &str, content: &str| serde_json::json!({"name": name, "sha256": hex(content.as_bytes()), "size": content.len()});
     let files = [("vmlinuz", "no kernel"), ("initramfs", "no initramfs"), ("rootfs.erofs", "no root")];
     let manifest: Manifest = serde_json::from_value(serde_json::json!({

@@ -5,11 +5,12 @@ use std::fs;
 use std::time::Instant;
 
 use airlock_protocol::Stage;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::faults::cell::{self, Follower, World, said_by};
 use crate::faults::disk::SmallDisk;
 use crate::faults::fault::{Fault, Said, Since, fault};
+use crate::faults::leftovers::{self, Leftovers};
 use crate::faults::site::{Site, Special};
 
 const NONE: Special = Special { config: "", network: Cow::Borrowed(""), mounts: "", path: None };
@@ -46,10 +47,10 @@ pub fn faults() -> Vec<Fault> {
         refused(fault("pool-exhausted", "address_pool_exhausted", Stage::Leased))
             .how("a pool of five addresses, and a sixth machine")
             .own(exhaust_pool),
-        fault("disk-full", "disk_full", Stage::DiskReady)
+        // Not even the machine can be written down: there is no stage yet.
+        Fault { stage: None, ..refused(fault("disk-full", "disk_full", Stage::DiskReady)) }
             .how("the state directory's disk has no byte left")
-            .own(fill_disk)
-            .shows(Since::Asked, 1000),
+            .own(fill_disk),
         refused(fault("vmm-missing", "vmm_binary_missing", Stage::VmmStarted))
             .how("QEMU is not in `PATH`")
             .daemon(Special { path: Some("/nowhere"), ..NONE })
@@ -59,9 +60,29 @@ pub fn faults() -> Vec<Fault> {
             .daemon(NONE)
             .before_vmm("case \"$*\" in *--version*) echo 'QEMU emulator version 4.2.1'; exit;; esac"),
     ];
+    all.extend(tap());
     all.extend(kvm());
     all.extend(interrupted());
     all
+}
+
+/// What a TAP is made with.
+fn tap() -> Vec<Fault> {
+    let refused = |fault: Fault| fault.shows(Since::Asked, 1000);
+    vec![
+        refused(fault("tun-missing", "tun_missing", Stage::TapUp))
+            .how("there is no `/dev/net/tun` where the daemon runs")
+            .daemon(Special { mounts: "mount -t tmpfs none /dev/net", ..NONE }),
+        refused(fault("tun-forbidden", "tun_permission", Stage::TapUp))
+            .how("the daemon may not open `/dev/net/tun` (its file system is mounted `nodev`)")
+            .daemon(Special {
+                mounts: "mount -t tmpfs -o nodev none /dev/net; mknod -m 666 /dev/net/tun c 10 200",
+                ..NONE
+            }),
+        refused(fault("bridge-full", "bridge_ports_exhausted", Stage::TapUp))
+            .how("1024 other interfaces are in the bridge")
+            .own(fill_bridge),
+    ]
 }
 
 /// `/dev/kvm` as the VMM sees it; the driver is told to use it.
@@ -125,10 +146,7 @@ fn offered(world: &World, change: fn(&Site) -> Result<()>) -> Result<Said> {
     let site = &world.site;
     site.offer("base", None)?;
     change(site)?;
-    let asked = Instant::now();
-    let refusal = cell::start(site)?.err().context("the start was not refused")?;
-    ensure!(refusal.remedy.as_ref().is_some_and(|remedy| !remedy.is_empty()), "no remedy: {refusal:?}");
-    Ok(said_by(&refusal, asked.elapsed()))
+    refusal_of(site, "the start was not refused")
 }
 
 /// A start on a published image that somebody damaged.
@@ -138,25 +156,66 @@ fn published(world: &World, damage: fn(&std::path::Path) -> Result<()>) -> Resul
     let current = fs::read_to_string(site.images().join("faulty.current"))?;
     let dir = site.images().join(current.trim());
     damage(&dir)?;
-    let asked = Instant::now();
-    let refusal = cell::start(site)?;
-    let took = asked.elapsed();
+    let said = refusal_of(site, "the start was not refused");
     fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
-    let refusal = refusal.err().context("the start was not refused")?;
-    ensure!(refusal.remedy.as_ref().is_some_and(|remedy| !remedy.is_empty()), "no remedy: {refusal:?}");
+    said
+}
+
+/// What a start is refused with, after which there is nothing more than before.
+fn refusal_of(site: &Site, unless: &'static str) -> Result<Said> {
+    let (before, asked) = (Leftovers::of(site)?, Instant::now());
+    let refusal = cell::start(site)?.err().context(unless)?;
+    let took = asked.elapsed();
+    leftovers::check_refusal(site, &refusal)?;
+    before.await_no_more(site)?;
     Ok(said_by(&refusal, took))
+}
+
+/// What a start is refused with, or fails for.
+fn failure_of(site: &Site) -> Result<Said> {
+    let asked = Instant::now();
+    match cell::start(site)? {
+        Err(refusal) => {
+            let took = asked.elapsed();
+            leftovers::check_refusal(site, &refusal)?;
+            Ok(said_by(&refusal, took))
+        }
+        Ok(started) => cell::failure(site, &started.session_id, asked),
+    }
 }
 
 fn exhaust_pool(world: &World) -> Result<Said> {
     let special = Special { network: "subnet = \"10.77.0.1/29\"\n[limits]\nqueue = 0\n".into(), ..NONE };
     let site = Site::open(&world.places, &special)?;
     site.offer("base", None)?;
+    let mut machines = Vec::new();
     for _ in 0..5 {
-        cell::start(&site)?.map_err(|error| anyhow::anyhow!("a start within the pool is refused: {error:?}"))?;
+        let started = cell::start(&site)?;
+        let started = started.map_err(|error| anyhow::anyhow!("a start within the pool is refused: {error:?}"))?;
+        // Only then does its directory not come between two counts.
+        let mut boot = Follower::new(&site, &started.session_id, Instant::now())?;
+        boot.await_vmm()?;
+        machines.push(boot.vm_id().to_owned());
     }
-    let asked = Instant::now();
-    let refusal = cell::start(&site)?.err().context("the sixth start was not refused")?;
-    Ok(said_by(&refusal, asked.elapsed()))
+    let said = refusal_of(&site, "the sixth start was not refused")?;
+    machines.iter().try_for_each(|vm_id| cell::destroy(&site, vm_id))?;
+    site.close()?;
+    Ok(said)
+}
+
+/// Both ends of 512 cables.
+const FILL_BRIDGE: &str = "for port in {0..511}; do
+        echo link add one$port master br0 type veth peer name two$port; echo link set two$port master br0
+    done | ip -force -batch - 2>/dev/null || true";
+
+fn fill_bridge(world: &World) -> Result<Said> {
+    let site = Site::open(&world.places, &NONE)?;
+    site.offer("base", None)?;
+    // The last ones are refused; how many there may be is the kernel's business.
+    site.on_host(FILL_BRIDGE, &[])?;
+    let said = failure_of(&site)?;
+    site.close()?;
+    Ok(said)
 }
 
 fn fill_disk(world: &World) -> Result<Said> {
@@ -165,12 +224,9 @@ fn fill_disk(world: &World) -> Result<Said> {
     let site = Site::within(state, &world.places, &NONE)?;
     site.offer("base", None)?;
     disk.fill()?;
-    let asked = Instant::now();
-    let said = match cell::start(&site)? {
-        Err(refusal) => Said { stage: Some(Stage::DiskReady), ..said_by(&refusal, asked.elapsed()) },
-        Ok(started) => cell::failure(&site, &started.session_id, asked)?,
-    };
+    let said = failure_of(&site)?;
     disk.empty()?;
+    site.close()?;
     Ok(said)
 }
 
@@ -194,5 +250,7 @@ fn interrupted_by(world: &World, before_vmm: &str, act: &str, once: &str) -> Res
     }
     let asked = Instant::now();
     site.restart(&world.places)?;
-    cell::failure(&site, &session, asked)
+    let said = cell::failure(&site, &session, asked)?;
+    site.close()?;
+    Ok(said)
 }

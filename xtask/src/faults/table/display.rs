@@ -2,10 +2,13 @@
 
 use std::borrow::Cow;
 
-use airlock_protocol::Stage;
+use airlock_protocol::paths::GUEST_VNC_PASSWORD;
+use airlock_protocol::{Sensitive, Stage, vnc_auth};
+use anyhow::Result;
 use serde_json::json;
 
 use crate::faults::fault::{Fault, Since, fault, live};
+use crate::faults::image::{BIN, GUEST_BIN, Image};
 use crate::faults::site::Special;
 
 const SLOW: Special = Special { config: "boot_deadline_s = 120\n", network: Cow::Borrowed(""), mounts: "", path: None };
@@ -40,6 +43,21 @@ pub fn faults() -> Vec<Fault> {
             .how("the RFB server listens on another port")
             .image(|image| image.change_service("xvnc", |service| replace(service, "5901", "5999")))
             .on_host(Stage::Ready, "true"),
+        of(fault("browser-out-of-memory", "browser_oom", Stage::BrowserUp))
+            // It is given up when it was killed for the fourth time.
+            .shows(Since::Sign("Out of memory: Killed process"), 15_000)
+            .how("what is started as the browser takes more memory than the machine has, again and again")
+            .image(greedy_browser),
+        of(live("rfb-with-other-password", "vnc_auth_mismatch"))
+            .at(Stage::DisplayUp)
+            .how("the RFB server has another password than the daemon drew")
+            .image(|image| {
+                let password = vnc_auth::password_file(&Sensitive::new("another"));
+                image.initramfs.put(&format!("{BIN}/other.passwd"), 0o644, &password);
+                let other = format!("{GUEST_BIN}/other.passwd");
+                image.change_service("xvnc", |service| replace(service, GUEST_VNC_PASSWORD, &other))
+            })
+            .on_host(Stage::Ready, "true"),
         of(fault("screen-black", "screen_black", Stage::PagePainted))
             .how("the browser shows a page that is black all over")
             .image(|image| {
@@ -50,6 +68,15 @@ pub fn faults() -> Vec<Fault> {
             })
             .shows(Since::Asked, 121_500),
     ]
+}
+
+/// A script of the browser's name that takes all memory there is.
+fn greedy_browser(image: &mut Image) -> Result<()> {
+    image.with_busybox()?;
+    image.manifest.insert("memory_mib".into(), toml::Value::Integer(300));
+    let script = format!("#!{GUEST_BIN}/busybox sh\ntaken=everything\nwhile :; do taken=$taken$taken; done\n");
+    image.initramfs.put(&format!("{BIN}/firefox-esr"), 0o755, script.as_bytes());
+    image.change_service("firefox", |service| service["command"] = json!([format!("{GUEST_BIN}/firefox-esr")]))
 }
 
 fn replace(service: &mut serde_json::Value, from: &str, to: &str) {

@@ -3,8 +3,9 @@
 use airlock_protocol::Stage;
 use anyhow::{Result, ensure};
 
-use crate::faults::cell::{Lent, World};
+use crate::faults::cell::World;
 use crate::faults::fault::{Fault, Said, Since, fault};
+use crate::faults::lent::Lent;
 
 pub fn faults() -> Vec<Fault> {
     let of = |name, cause| fault(name, cause, Stage::Reachable).shows(Since::Acted, 5000);
@@ -37,5 +38,7 @@ fn broken(world: &World, break_it: fn(&mut Lent) -> Result<()>) -> Result<Said> 
     let before = lent.ask()?;
     ensure!(before.cause == "healthy" && before.detail == "the boot is good", "it was {before:?} before");
     break_it(&mut lent)?;
-    lent.ask_until_broken()
+    let said = lent.ask_until_broken()?;
+    lent.close()?;
+    Ok(said)
 }

@@ -13,6 +13,9 @@ const SECOND_MACHINE: &str = "ip netns add $NETNS-second
     ip -n $NETNS-second link set eth0 address 02:00:00:00:00:99 up
     ip -n $NETNS-second addr add $ADDRESS/24 dev eth0";
 
+/// A monitor of QEMU behind two pipes; somebody has to hold them open.
+const MONITOR: &str = "mkfifo monitor.in monitor.out; exec 8<>monitor.in 9<>monitor.out; args+=(-monitor pipe:monitor)";
+
 pub fn faults() -> Vec<Fault> {
     let mut all = port();
     all.extend(bridge());
@@ -44,12 +47,27 @@ fn port() -> Vec<Fault> {
             .how("the VMM attaches to its TAP with `vnet_hdr=off`")
             .before_vmm("edit 's/^(tap,.*)$/\\1,vnet_hdr=off/'")
             .on_host(Stage::Ready, "true"),
+        live("nic-unplugged", "link_no_carrier")
+            .at(Stage::LinkUp)
+            .how("the VMM pulls the plug of its NIC (`set_link net0 off` in its monitor)")
+            .before_vmm(MONITOR)
+            .on_host(Stage::Ready, "echo 'set_link net0 off' > /proc/$PID/cwd/monitor.in"),
         live("address-of-two-machines", "address_conflict")
             .at(Stage::AddressSet)
             .how("another machine on the bridge answers ARP for the guest's address")
             .on_host_until_asked(SECOND_MACHINE, "ip netns del $NETNS-second"),
     ]
 }
+
+/// Somebody's policy routes what has no mark to the guest another way. What the host sends has one, and gets there; what the
+/// guest answers came from where nothing without a mark would go.
+const OTHER_WAY_WITHOUT_MARK: &str = "ip link add other0 type bridge; ip link set other0 up
+    ip route add $ADDRESS/32 dev other0 src 192.168.100.1 table 77
+    ip rule add pref 90 fwmark 7 lookup main
+    ip rule add pref 91 to $ADDRESS/32 lookup 77
+    nft add table ip marks
+    nft add chain ip marks output '{ type route hook output priority mangle; }'
+    nft add rule ip marks output ip daddr $ADDRESS meta mark set 7";
 
 /// The bridge is everybody's: these have a daemon of their own.
 fn bridge() -> Vec<Fault> {
@@ -71,6 +89,10 @@ fn bridge() -> Vec<Fault> {
                 Stage::Ready,
                 "ip link add other0 type bridge; ip link set other0 up; ip route add $ADDRESS/32 dev other0",
             ),
+        own(live("reverse-path-filtered", "rp_filter_drop"))
+            .at(Stage::Reachable)
+            .how("policy routing of the namespace leads what has no mark elsewhere: strict filtering of reverse paths drops every answer of the guest")
+            .on_host(Stage::Ready, OTHER_WAY_WITHOUT_MARK),
     ]
 }
 
@@ -107,7 +129,7 @@ fn guest() -> Vec<Fault> {
         live("second-owner", "address_owner_conflict")
             .of("thief-fail")
             .unchanged()
-            .how("a program of the image takes the interface two seconds after the boot (image `thief-fail`)")
+            .how("a DHCP client of the image takes the interface two seconds after the boot (`udhcpc`, image `thief-fail`)")
             .on_host(Stage::Ready, "true")
             .fails()
             .shows(Since::Sign("address_owner_conflict"), 1000),

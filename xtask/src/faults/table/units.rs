@@ -14,6 +14,12 @@ const UNIT: &str = "etc/systemd/system/network-setup.service";
 const SLOW: Special = Special { config: "boot_deadline_s = 45\n", network: Cow::Borrowed(""), mounts: "", path: None };
 const SILENT_MS: u64 = 47_000;
 
+/// Before it comes to the bridge's own port, where the daemon listens.
+const DROP_DHCP: &str = "nft add table bridge other
+    nft add chain bridge other drops '{ type filter hook input priority 0; }'
+    nft add rule bridge other drops udp dport 67 drop
+";
+
 pub fn faults() -> Vec<Fault> {
     let seed = |name, cause, stage| fault(name, cause, stage).of("seed").daemon(SLOW);
     let says = |fault: Fault, text| fault.shows(Since::Sign(text), 1500);
@@ -24,6 +30,20 @@ pub fn faults() -> Vec<Fault> {
                 image
                     .change_root(&format!("sed -i -e 's/^IFS=: read.*/&\\ndevice=eth7/' -e 's/-ge 60/-ge 4/' {SCRIPT}"))
             }),
+        says(seed("seed-link-renamed", "link_renamed", Stage::LinkFound), "ERROR: Device")
+            .how("something in the guest gives the interface another name before the script looks for it")
+            .image(|image| {
+                image.change_root(&format!("sed -i -e '2i ip link set eth0 name lan0' -e 's/-ge 60/-ge 4/' {SCRIPT}"))
+            }),
+        seed("seed-static-fallback", "address_mismatch", Stage::AddressSet)
+            .shows(Since::Asked, SILENT_MS)
+            .how("the script takes the address 192.168.100.10 and not the one of `ip=`")
+            .image(|image| image.change_root(&format!("sed -i 's/^IFS=: read.*/&\\nclient=192.168.100.10/' {SCRIPT}"))),
+        seed("dhcp-silent", "dhcp_timeout", Stage::AddressSet)
+            .of("dhcp-networkd")
+            .shows(Since::Asked, SILENT_MS)
+            .how("systemd-networkd asks for its address, and something on the bridge drops the question")
+            .before_vmm(DROP_DHCP),
         says(seed("seed-link-up-fails", "link_up_failed", Stage::LinkUp), "ERROR: Failed to bring up")
             .how("the unit has no CAP_NET_ADMIN (scenario A: no `is UP`)")
             .image(|image| {

@@ -18,6 +18,8 @@ const MAX_SKEW_MS: u64 = 60_000;
 const SCARCE_STALL: u8 = 30;
 /// Or when less than one part in so many is available.
 const SCARCE_PART: u64 = 20;
+/// How the kernel's own names of interfaces begin.
+const KERNELS_NAME: &str = "eth";
 /// Name of the agent's program, as the kernel has it.
 const AGENT: &str = "airlock-agent";
 
@@ -53,6 +55,11 @@ fn of_links(sight: &Sight<'_>, found: &mut Vec<Finding>) {
         return;
     }
     let own = sight.own_link();
+    let missed = sight.failure.filter(|failure| failure.cause == Cause::LinkMissing);
+    if let Some(link) = own.filter(|link| missed.is_some() && !link.name.starts_with(KERNELS_NAME)) {
+        let text = format!("the guest's interface is there, and is called {}", link.name);
+        found.push(seen_by_guest(Cause::LinkRenamed, Stage::LinkFound, Grade::Hard, text));
+    }
     // Bridges and tunnels have addresses and troubles of their own, and no carrier.
     let devices = || links.iter().filter(|link| link.carrier.is_some()).collect();
     let judged: Vec<&GuestLink> = own.map_or_else(devices, |own| vec![own]);
@@ -72,6 +79,10 @@ fn of_links(sight: &Sight<'_>, found: &mut Vec<Finding>) {
 
 fn of_addresses(sight: &Sight<'_>, judged: &[&GuestLink], is_own: bool, found: &mut Vec<Finding>) {
     let Some(expected) = sight.expected else { return };
+    // Who watched how it was changed says more than who sees what it is now.
+    if sight.failure.is_some_and(|failure| failure.cause == Cause::AddressOwnerConflict) {
+        return;
+    }
     let is_expected = |known: &str| known == expected || known.split('/').next() == Some(expected);
     // An interface of which that is not known may have it.
     if judged.iter().any(|link| link.addresses.is_none()) {

@@ -10,8 +10,8 @@ use crate::diagnosis::Finding;
 use crate::diagnosis::facts::Probe;
 use crate::diagnosis::rules::Grade;
 
-/// How the probe's word for a password, or another login, begins (`host/effects`, `probes/rfb.rs`).
-const ASKS_FOR: &str = "it asks for a ";
+/// How the probe's words begin when the server wants another password, or another login (`host/effects`, `rfb.rs`).
+const WANTS_ANOTHER: [&str; 2] = ["it refuses the password", "it asks for a "];
 
 pub(super) fn find(sight: &Sight<'_>, found: &mut Vec<Finding>) {
     let Some(rfb) = sight.host.rfb.as_ref().filter(|_| sight.is_due(Stage::DisplayUp)) else { return };
@@ -31,7 +31,7 @@ pub(super) fn find(sight: &Sight<'_>, found: &mut Vec<Finding>) {
             let text = format!("port {RFB_PORT} listens on {} only", bound.join(" and "));
             found.push(seen_by_guest(Cause::VncBoundToLoopback, Stage::DisplayUp, Grade::Hard, text));
         }
-        Probe::Wrong { detail } if detail.starts_with(ASKS_FOR) => {
+        Probe::Wrong { detail } if WANTS_ANOTHER.iter().any(|words| detail.starts_with(words)) => {
             add(Cause::VncAuthMismatch, Stage::DisplayUp, Grade::Hard, format!("the RFB server: {detail}"));
         }
         Probe::Wrong { detail } => {

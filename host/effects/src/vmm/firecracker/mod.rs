@@ -132,13 +132,17 @@ impl FirecrackerDriver {
         let by_agent = async {
             let connect = ControlChannel::connect(&vm.paths.control_socket, vm.paths.control_port, AGENT_DEADLINE);
             let (sender, mut receiver) = connect.await.ok()?.split();
-            sender.send(&HostMessage::Hello { version: VERSION, now_ms: 0 }).await.ok()?;
+            sender.send(&HostMessage::Hello { version: VERSION, now_ms: 0, vnc_password: None }).await.ok()?;
             sender.send(&HostMessage::PowerOff).await.ok()?;
             // Until the guest closes it, which it does when it ends.
             while receiver.recv().await.is_some() {}
             Some(())
         };
-        let _ = tokio::time::timeout(grace / 2, by_agent).await;
+        let half = tokio::time::Instant::now() + grace / 2;
+        if let Ok(Some(())) = tokio::time::timeout_at(half, by_agent).await {
+            // It ends its programs now; the keys would cut that short. Whoever waits for the process does not wait for this.
+            tokio::time::sleep_until(half).await;
+        }
         let by_keyboard = async {
             let mut client = Client::connect(&vm.paths.api_socket).await?;
             let press = api::Action { action_type: api::ActionType::SendCtrlAltDel };
