@@ -15,9 +15,10 @@ export function followSession(api, { onState, onStage, onLink, onRefused }) {
   let over = false;
   let ended = false;
   let source = null;
+  // What the stream said last; it tells every change in order.
+  let told = null;
 
   function take(session, date) {
-    // An answer that was under way when the end came must not bring an older state back.
     if (ended || (over && !isOver(session.state))) return;
     over = isOver(session.state);
     onState(session, date);
@@ -36,7 +37,8 @@ export function followSession(api, { onState, onStage, onLink, onRefused }) {
       onLink("live");
     });
     source.addEventListener("state", (event) => {
-      take(JSON.parse(event.data));
+      told = JSON.parse(event.data);
+      take(told);
       if (over) end();
     });
     source.addEventListener("stage", (event) => onStage(JSON.parse(event.data)));
@@ -53,9 +55,11 @@ export function followSession(api, { onState, onStage, onLink, onRefused }) {
   }
 
   async function refresh() {
+    const before = told;
     try {
       const { session, date } = await api.session();
-      take(session, date);
+      // An answer that was under way when the stream told something newer must not bring an older state back.
+      take(told === before ? session : told, date);
     } catch (error) {
       if (error instanceof ApiError && error.refused && !ended) {
         end();

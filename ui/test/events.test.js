@@ -54,6 +54,13 @@ test("a late answer does not bring an older state back", async (t) => {
   assert.deepEqual(seen, ["completed"]);
 });
 
+test("an answer that the stream overtook changes nothing", async (t) => {
+  const { streams, seen } = follow(t, ["booting"]);
+  streams[0].say("state", { state: "awaiting_user" });
+  await settled();
+  assert.deepEqual(seen, ["awaiting_user", "awaiting_user"]);
+});
+
 test("a lost stream is opened again, later each time, until the end", async (t) => {
   const { streams, seen } = follow(t, ["booting", new TypeError("network"), new TypeError("network")]);
   await settled();

@@ -15,7 +15,9 @@ fn redact_word(word: &str) -> String {
     let bare = word.trim_end();
     let space = word.get(bare.len()..).unwrap_or_default();
     if let Some(at) = bare.find("://") {
-        let scheme = bare[..at].rfind(|c: char| !c.is_ascii_alphanumeric()).map_or(0, |last| last + 1);
+        // What stands before the scheme may be a character of several bytes: a quotation mark, say.
+        let before = bare[..at].char_indices().rfind(|(_, c)| !c.is_ascii_alphanumeric());
+        let scheme = before.map_or(0, |(last, c)| last + c.len_utf8());
         return format!("{}://[url]{space}", redact_tokens(&bare[..scheme]) + &bare[scheme..at]);
     }
     redact_tokens(bare) + space
@@ -52,6 +54,7 @@ mod tests {
             ("token=abcd1234-EFGH5678_ijkl saved", "token=[token] saved"),
             ("cannot open /usr/lib/firefox-esr/browser: ENOENT", "cannot open /usr/lib/firefox-esr/browser: ENOENT"),
             ("Invalid code", "Invalid code"),
+            ("see \u{201c}https://idp.example/a?code=1\u{201d}", "see \u{201c}https://[url]"),
         ] {
             assert_eq!(redact(text), expected);
         }

@@ -200,12 +200,15 @@ fn a_build_that_is_killed_or_cancelled_while_it_boots_leaves_nothing_to_the_next
     // Two at once: one is refused by name, one waits; both come to the same image.
     let mut first = begin(state, &["image", "build", "base"]);
     read_until(&mut first, "vmm_started");
+    // It is held here, or it might be done before the others ask.
+    signal(first.id(), "STOP");
     let refused = run(state, &["image", "build", "base", "--no-wait"]);
     assert_eq!(refused.status.code(), Some(4), "{refused:?}");
     let stderr = String::from_utf8(refused.stderr).unwrap();
     assert!(stderr.contains("build_running") && stderr.contains(&first.id().to_string()), "{stderr}");
     let mut second = begin(state, &["image", "build", "base"]);
     read_until(&mut second, "waiting for another build");
+    signal(first.id(), "CONT");
     assert!(first.wait().unwrap().success());
     assert!(second.wait().unwrap().success());
     assert!(run(state, &["image", "verify"]).status.success());

@@ -285,7 +285,24 @@ impl BootMachine {
                 stage.map_or("ready", Stage::name),
                 self.contract.deadline_ms / 1000.0
             );
-            self.fail(Failure::new(stalled_cause(stage), stage, detail), now_ms, outputs);
+            self.fail(Failure::new(self.stalled_cause(stage), stage, detail), now_ms, outputs);
+        }
+    }
+
+    /// What silence before `stage` means. Only where one cause explains it; the diagnosis looks closer elsewhere.
+    fn stalled_cause(&self, stage: Option<Stage>) -> Cause {
+        match stage {
+            Some(Stage::KernelStarted) => Cause::NoConsoleOutput,
+            // Programs of the image bring it up, among others that come before them: a slow machine may not be there yet.
+            Some(Stage::LinkUp) if self.contract.late_network => Cause::Inconclusive,
+            Some(Stage::LinkUp) => Cause::LinkUpFailed,
+            Some(Stage::AddressSet) => Cause::AddressSetFailed,
+            Some(Stage::RouteSet) => Cause::RouteSetFailed,
+            Some(Stage::GatewayReachable) => Cause::GatewayUnreachable,
+            Some(Stage::DisplayUp) => Cause::DisplayFailed,
+            Some(Stage::BrowserUp) => Cause::BrowserCrashed,
+            Some(Stage::PagePainted) => Cause::ScreenBlack,
+            _ => Cause::Inconclusive,
         }
     }
 
@@ -440,21 +457,6 @@ pub(crate) fn cause_of_report(report: &StageReport) -> Cause {
         (Stage::DisplayUp, _) => Cause::DisplayFailed,
         (Stage::BrowserUp, _) => Cause::BrowserCrashed,
         (Stage::PagePainted, _) => Cause::ScreenBlack,
-        _ => Cause::Inconclusive,
-    }
-}
-
-/// What silence before `stage` means. Only where one cause explains it; the diagnosis looks closer elsewhere.
-fn stalled_cause(stage: Option<Stage>) -> Cause {
-    match stage {
-        Some(Stage::KernelStarted) => Cause::NoConsoleOutput,
-        Some(Stage::LinkUp) => Cause::LinkUpFailed,
-        Some(Stage::AddressSet) => Cause::AddressSetFailed,
-        Some(Stage::RouteSet) => Cause::RouteSetFailed,
-        Some(Stage::GatewayReachable) => Cause::GatewayUnreachable,
-        Some(Stage::DisplayUp) => Cause::DisplayFailed,
-        Some(Stage::BrowserUp) => Cause::BrowserCrashed,
-        Some(Stage::PagePainted) => Cause::ScreenBlack,
         _ => Cause::Inconclusive,
     }
 }

@@ -61,6 +61,10 @@ impl World {
         Self { daemon: Daemon::serve(config).await, _namespace: namespace, state }
     }
 
+    pub fn state_dir(&self) -> &Path {
+        self.state.path()
+    }
+
     /// Ends the daemon with its machines.
     pub async fn close(mut self) {
         self.daemon.end(airlock_server::Ending::EndVms).await;
@@ -135,6 +139,10 @@ impl Api {
         let router = airlock_server::router(engine.clone(), closing);
         let (_, admin) = engine.create_token("test", &[Scope::Admin]).await.unwrap();
         Self { engine, router, admin, _close: close, _namespace: namespace, state }
+    }
+
+    pub fn state_dir(&self) -> &Path {
+        self.state.path()
     }
 
     pub async fn token(&self, scope: Scope) -> String {

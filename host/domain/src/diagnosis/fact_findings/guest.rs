@@ -10,7 +10,7 @@ use crate::cause::Cause;
 use crate::diagnosis::console_findings::BROWSERS;
 use crate::diagnosis::facts::{GuestLink, Listening, Probe};
 use crate::diagnosis::rules::Grade;
-use crate::diagnosis::{Evidence, Finding, Source};
+use crate::diagnosis::{Evidence, Failure, Finding, Source};
 
 /// A clock that is further off than this, in milliseconds, is wrong.
 const MAX_SKEW_MS: u64 = 60_000;
@@ -72,7 +72,10 @@ fn of_links(sight: &Sight<'_>, found: &mut Vec<Finding>) {
         // Somebody took it down again, or nobody got it up.
         let was_up = sight.has_reached(Stage::LinkUp);
         let cause = if was_up { Cause::AddressOwnerConflict } else { Cause::LinkUpFailed };
-        found.push(seen_by_guest(cause, Stage::LinkUp, Grade::Weak, format!("{} is down", link.name)));
+        // Where the image's programs get it up, among others that come before, a boot may only have been too slow for them.
+        let maybe_slow = sight.has_reached(Stage::HandedOver) && sight.failure.is_some_and(Failure::is_of_deadline);
+        let grade = if maybe_slow && !was_up { Grade::Note } else { Grade::Weak };
+        found.push(seen_by_guest(cause, Stage::LinkUp, grade, format!("{} is down", link.name)));
     }
     of_addresses(sight, &judged, own.is_some(), found);
 }
