@@ -15,11 +15,11 @@ use crate::vmm::tests::Bench;
 const ROUNDS: usize = 25;
 
 /// A script that starts Firecracker, waits for its socket, and sends every request with one curl over one connection: the
-/// least that a script can cost.
+/// least that a script can cost. A socket that is there and not listened to yet is tried again.
 fn script(program: &Path, requests: &[(String, String)]) -> String {
     let request = |(path, body): &(String, String)| {
         format!(
-            "-s -o /dev/null -f --unix-socket api.sock -X PUT -H 'Content-Type: application/json' -d '{body}' http://localhost{path}"
+            "-s -o /dev/null -f --retry 3 --retry-connrefused --unix-socket api.sock -X PUT -H 'Content-Type: application/json' -d '{body}' http://localhost{path}"
         )
     };
     let all: Vec<String> = requests.iter().map(request).collect();
