@@ -12,6 +12,7 @@ mod guests;
 mod run;
 mod sizes;
 mod soak;
+mod test_firecracker;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,8 @@ enum Task {
     /// Stay for a long time and see that nothing is lost.
     #[command(subcommand)]
     Soak(soak::Soak),
+    /// Test the drivers' contract, Firecracker's API, and the real Firecracker where one is given.
+    TestFirecracker(test_firecracker::Args),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -64,6 +67,7 @@ fn perform(task: &Task) -> Result<()> {
         Task::Guests(args) => guests::report(args),
         Task::Faults(args) => faults::report(args),
         Task::Soak(soak) => soak::run(soak),
+        Task::TestFirecracker(args) => test_firecracker::report(args),
         Task::Bench(bench) => bench::run(bench),
     }
 }

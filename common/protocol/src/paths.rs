@@ -33,3 +33,7 @@ pub const START_PAGE_PORT: u16 = 8081;
 pub const RFB_PORT: u16 = 5901;
 /// Name of the virtio-serial port of the control channel (`/sys/class/virtio-ports/*/name`).
 pub const CONTROL_PORT_NAME: &str = "airlock.agent.0";
+/// Port of the control channel on the guest's vsock, where there is one: the agent listens, the host connects.
+pub const CONTROL_VSOCK_PORT: u32 = 1024;
+/// Port of the host's vsock that the agent connects to as soon as it listens on [`CONTROL_VSOCK_PORT`].
+pub const EVENT_VSOCK_PORT: u32 = 1025;

@@ -45,6 +45,8 @@ pub struct Control {
     /// A `hello` was read, and nothing since has said whether the driver knows its host.
     just_greeted: bool,
     hang_up: Option<HangUp>,
+    /// A stream's end is the end; that of a port is not.
+    ends: bool,
 }
 
 /// The port read as hung up.
@@ -78,10 +80,16 @@ impl Control {
             unsent: Vec::new(),
             just_greeted: false,
             hang_up: None,
+            ends: false,
         })
     }
 
-    /// Serves for ever; returns only when the port itself fails.
+    /// Takes one connection of a host, open and non-blocking: when the host closes it, [`Control::run`] returns.
+    pub fn over_stream(stream: File, outbox: Arc<Outbox>) -> io::Result<Self> {
+        Ok(Self { ends: true, ..Self::over(stream, outbox)? })
+    }
+
+    /// Serves for ever; returns only when the port itself fails, or a stream ends.
     pub fn run(mut self, mut on_message: impl FnMut(HostMessage)) -> io::Error {
         loop {
             if let Err(error) = self.turn(&mut on_message) {
@@ -121,6 +129,7 @@ impl Control {
         let mut chunk = [0; 4096];
         loop {
             match self.port.read(&mut chunk) {
+                Ok(0) if self.ends => return Err(ErrorKind::UnexpectedEof.into()),
                 // The driver's way to say that no host is connected.
                 Ok(0) => {
                     self.note_hang_up();
@@ -160,7 +169,7 @@ impl Control {
                 Ok(len) => drop(self.unsent.drain(..len)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                Err(error) if error.kind() == ErrorKind::BrokenPipe && !self.ends => {
                     self.note_hang_up();
                     return Ok(());
                 }

@@ -1,7 +1,8 @@
 //! The in-guest service as parts that can be tested without a VM.
 //!
 //! * [`service`]: what runs, and in which order it starts
-//! * [`timeline`]: stages of init and agent; [`health`] shows them over HTTP, [`control`] sends them to the host
+//! * [`timeline`]: stages of init and agent; [`health`] shows them over HTTP, [`control`] sends them to the host,
+//!   over virtio-serial or [`vsock`]
 //! * [`display`]: X display, browser window, painted page; [`screen_due`]: what is said when they do not come; [`start_page`]: the page the browser waits on
 //! * [`screen_password`]: who may see that display over RFB
 //! * [`login`]: runs a provider's tool on a terminal and captures what it writes
@@ -34,6 +35,7 @@ pub mod service;
 pub mod socket_wait;
 pub mod start_page;
 pub mod timeline;
+pub mod vsock;
 
 /// Build id of this program, given by the build of the image; must equal the image manifest's.
 pub const BUILD_ID: &str = match option_env!("AIRLOCK_BUILD_ID") {

@@ -33,7 +33,7 @@ use crate::reach::Probes;
 use crate::screen_due::{ScreenDue, Seen};
 use crate::screen_password::ScreenPassword;
 use crate::timeline::Timeline;
-use crate::{BUILD_ID, clock, display, health, port, spawn, start_page};
+use crate::{BUILD_ID, clock, display, health, port, spawn, start_page, vsock};
 
 /// Longest URL that the shim may hand over, in bytes.
 const MAX_URL: u64 = 16 * 1024;
@@ -172,6 +172,12 @@ impl Agent {
     }
 
     fn serve(self) -> io::Result<std::convert::Infallible> {
+        if vsock::is_there(Path::new("/sys/bus/virtio/devices")) {
+            let listener = vsock::listen_for_host()?;
+            let _ = vsock::knock();
+            let (outbox, agent) = (self.outbox.clone(), Arc::new(self));
+            return Err(vsock::serve(&listener, &outbox, move |message| agent.take(message)));
+        }
         let sys = Path::new("/sys/class/virtio-ports");
         let Some(node) = port::await_port(sys, Path::new("/dev"), CONTROL_PORT_NAME, PORT_WITHIN)? else {
             eprintln!("airlock-agent: there is no port {CONTROL_PORT_NAME}");

@@ -1,8 +1,9 @@
 //! Orders from the agent, and the clean end of the machine.
 //!
 //! ```text
-//! poweroff -> SIGTERM to all -> no child left, or the deadline -> SIGKILL -> sync -> power off
+//! poweroff -> SIGTERM to all -> no child left, or the deadline -> SIGKILL -> sync -> power off, or reset
 //! ```
+//! A machine without a power switch ends by a reset ([`ending`]).
 
 use std::convert::Infallible;
 use std::fs;
@@ -69,7 +70,18 @@ pub fn power_off(children: &SignalFd) -> Result<Infallible, Errno> {
     }
     // The root is read-only and its upper layer is memory; this is for a disk that an image may have mounted itself.
     sync();
-    reboot(RebootMode::RB_POWER_OFF)
+    reboot(ending(&fs::read_to_string("/proc/cmdline").unwrap_or_default()))
+}
+
+/// How a machine ends. Firecracker has no power switch on x86-64 (there the kernel only halts, and the VMM goes on for ever); it
+/// ends when the keyboard controller resets the machine, and its driver says so by `reboot=k` (kernel-parameters). Any other
+/// machine is powered off.
+fn ending(cmdline: &str) -> RebootMode {
+    // The last one counts, as for the kernel.
+    match cmdline.split_ascii_whitespace().filter_map(|word| word.strip_prefix("reboot=")).next_back() {
+        Some("k") => RebootMode::RB_AUTOBOOT,
+        _ => RebootMode::RB_POWER_OFF,
+    }
 }
 
 /// Reaps until there is no child; `false` when the time is over first.
@@ -97,5 +109,14 @@ mod tests {
         assert_eq!(Order::parse(b"poweroff"), Some(Order::PowerOff));
         assert_eq!(Order::parse(b"reboot"), None);
         assert_eq!(Order::parse(b""), None);
+    }
+
+    #[test]
+    fn a_machine_without_power_switch_ends_by_a_reset() {
+        assert_eq!(ending("console=ttyS0 reboot=k panic=-1\n"), RebootMode::RB_AUTOBOOT);
+        assert_eq!(ending("reboot=t reboot=k\n"), RebootMode::RB_AUTOBOOT);
+        for powered in ["console=ttyS0 reboot=t panic=-1\n", "reboot=k reboot=t", "noreboot=k", "reboot=kbd_like", ""] {
+            assert_eq!(ending(powered), RebootMode::RB_POWER_OFF, "{powered}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use airlock_api::dhcp::DhcpView;
 use airlock_api::reconcile::ReconcileView;
-use airlock_effects::doctor::{Fact, examine, listener};
+use airlock_effects::doctor::{Fact, examine, firecracker, listener, probed};
 use airlock_image::Registry;
 use serde_json::json;
 
@@ -24,6 +24,8 @@ pub async fn run(global: &Global) -> Outcome {
     let facts = facts
         .into_iter()
         .chain([listener(config.listen)])
+        .chain(firecracker(&config.vmm.firecracker).await)
+        .chain([probed(&config.state_dir)])
         .chain(leftovers(global).await)
         .chain(dhcp(global).await)
         .collect::<Vec<_>>();

@@ -1,5 +1,7 @@
 //! The daemon's configuration: TOML, every field with a default, validated as a whole before anything is opened.
 
+mod firecracker;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,6 +13,8 @@ use crate::evidence::EvidenceLimits;
 use crate::network::{NetworkSpec, UPLINK_LINK, Uplink};
 use crate::vault::VaultConfig;
 use crate::vmm::Transport;
+
+pub use firecracker::{Balloon, Bucket, FirecrackerConfig, Jailer, RateLimit};
 
 /// A validated configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,9 +90,11 @@ impl Default for Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DriverChoice {
-    /// Decided by a probe boot.
+    /// Decided by probe boots.
     #[default]
     Auto,
+    /// Firecracker.
+    Firecracker,
     /// QEMU with KVM.
     QemuKvm,
     /// QEMU with emulation.
@@ -104,6 +110,8 @@ pub struct VmmConfig {
     /// More parameters for the guests' kernels, behind Airlock's own: `loglevel=7 sysctl.vm.panic_on_oom=1`. Of a parameter that
     /// stands twice the kernel takes the last one; `ip=` and `airlock.*` stay Airlock's.
     pub extra_cmdline: String,
+    /// How Firecracker is run.
+    pub firecracker: FirecrackerConfig,
 }
 
 /// Which images may be used, `[images]`.
@@ -241,6 +249,9 @@ impl Config {
         if !is_cmdline(&self.vmm.extra_cmdline) {
             let expected = "at most 512 printable characters, without ip= and airlock.*, which are Airlock's";
             return refuse("vmm.extra_cmdline", &format!("{:?}", self.vmm.extra_cmdline), expected);
+        }
+        if let Some((field, value, expected)) = self.vmm.firecracker.fault() {
+            return refuse(field, &value, expected);
         }
         if self.extra_nics > 4 {
             return refuse("extra_nics", &self.extra_nics, "at most 4");

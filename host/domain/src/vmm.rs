@@ -49,8 +49,11 @@ pub struct VmmSpec {
     pub vm_id: VmId,
     /// The VM's own directory: sockets, console, VMM log; removed with the VM.
     pub dir: PathBuf,
-    /// Kernel in the driver's format.
+    /// Kernel as the image has it: a bzImage or an ELF file.
     pub kernel: PathBuf,
+    /// The same kernel as an uncompressed ELF file, where `kernel` is none (Firecracker boots nothing else).
+    #[serde(default)]
+    pub kernel_elf: Option<PathBuf>,
     /// Initial RAM filesystem.
     pub initramfs: PathBuf,
     /// Root filesystem, opened read-only and shared.
@@ -69,6 +72,9 @@ pub struct VmmSpec {
     /// What its seed drive holds ([`VmmSpec::seed_drive`]); none if its image reads none.
     #[serde(default)]
     pub seed: Option<Seed>,
+    /// User that its process runs as, who therefore owns its TAPs; none: the daemon's.
+    #[serde(default)]
+    pub uid: Option<u32>,
 }
 
 impl VmmSpec {
@@ -85,6 +91,8 @@ pub struct VmPlan {
     pub address: Ipv4Addr,
     /// Which VMM runs it.
     pub driver: DriverKind,
+    /// Why that one; kept with the VM's configuration.
+    pub driver_reason: String,
     /// What that VMM is asked to start.
     pub vmm: VmmSpec,
 }

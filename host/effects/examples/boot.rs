@@ -45,6 +45,7 @@ async fn main() {
         vm_id,
         dir: dir.clone(),
         kernel,
+        kernel_elf: None,
         initramfs: image.join("initramfs"),
         rootfs: image.join("rootfs.erofs"),
         cmdline: format!("{} {extra}", boot_config(vm_id, spec.subnet, addr).to_cmdline()),
@@ -52,6 +53,7 @@ async fn main() {
         vcpus: 2,
         nics: vec![Nic { tap: Some(tap.name.clone()), mac: MacAddr::from_lease(addr) }],
         transport: Default::default(),
+        uid: None,
         seed: None,
     };
     let driver = QemuDriver::new(Accel::Tcg);
@@ -59,7 +61,10 @@ async fn main() {
     let vm = driver.spawn(&vmm, &network).await.unwrap();
     say("vmm accepted");
     let (sender, mut receiver) =
-        ControlChannel::connect(&vm.paths.control_socket, Duration::from_secs(1)).await.unwrap().split();
+        ControlChannel::connect(&vm.paths.control_socket, vm.paths.control_port, Duration::from_secs(1))
+            .await
+            .unwrap()
+            .split();
     let now_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis().try_into().unwrap();
     sender.send(&HostMessage::Hello { version: VERSION, now_ms, vnc_password: None }).await.unwrap();
 

@@ -1,4 +1,4 @@
-//! The control channel: frames of `airlock-protocol` over the Unix socket of the VMM (virtio-serial or vsock behind it).
+//! The control channel: frames of `airlock-protocol` over the Unix socket of the VMM: virtio-serial behind it, or a vsock ([`vsock`]).
 //!
 //! ```text
 //! connect ──> (sender, receiver)   sender ──[64]──> writer task ──> socket ──> reader task ──[64]──> receiver
@@ -19,6 +19,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::unix;
+
+pub mod vsock;
 
 /// Messages that wait in one direction.
 const QUEUE: usize = 64;
@@ -85,9 +87,16 @@ pub struct ControlReceiver {
 }
 
 impl ControlChannel {
-    /// Connects as soon as the VMM has made the socket, at the latest after `deadline`.
-    pub async fn connect(socket: &Path, deadline: Duration) -> Result<Self, ControlError> {
-        match tokio::time::timeout(deadline, unix::connect_when_there(socket)).await {
+    /// Connects as soon as the VMM has made the socket, and the guest listens on that port of its vsock if there is one; at the
+    /// latest after `deadline`.
+    pub async fn connect(socket: &Path, port: Option<u32>, deadline: Duration) -> Result<Self, ControlError> {
+        let connect = async {
+            match port {
+                None => unix::connect_when_there(socket).await,
+                Some(port) => vsock::connect(socket, port).await,
+            }
+        };
+        match tokio::time::timeout(deadline, connect).await {
             Ok(Ok(stream)) => Ok(Self::over(stream, socket)),
             Ok(Err(source)) => Err(ControlError::Connect { socket: socket.to_owned(), source }),
             Err(_) => Err(ControlError::TimedOut { socket: socket.to_owned(), waited: deadline }),
@@ -188,7 +197,7 @@ mod tests {
         let path = dir.path().join("agent.sock");
         let connecting = tokio::spawn({
             let path = path.clone();
-            async move { ControlChannel::connect(&path, DEADLINE).await }
+            async move { ControlChannel::connect(&path, None, DEADLINE).await }
         });
         tokio::task::yield_now().await;
         let listener = UnixListener::bind(&path).unwrap();
@@ -224,7 +233,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        let channel = ControlChannel::connect(&path, DEADLINE).await.unwrap();
+        let channel = ControlChannel::connect(&path, None, DEADLINE).await.unwrap();
         let _guest = listener.accept().await.unwrap();
         let (sender, _receiver) = channel.split();
         let page = HostMessage::OpenUrl { url: airlock_protocol::Sensitive::new("x".repeat(900_000)) };
@@ -245,7 +254,7 @@ mod tests {
         let short = dir.path().join("s");
         std::os::unix::fs::symlink(&long, &short).unwrap();
         let listener = UnixListener::bind(short.join("agent.sock")).unwrap();
-        ControlChannel::connect(&long.join("agent.sock"), DEADLINE).await.unwrap();
+        ControlChannel::connect(&long.join("agent.sock"), None, DEADLINE).await.unwrap();
         listener.accept().await.unwrap();
     }
 
@@ -254,10 +263,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let error = ControlChannel::connect(&path, DEADLINE).await.unwrap_err();
+        let error = ControlChannel::connect(&path, None, DEADLINE).await.unwrap_err();
         assert_eq!(chain(&error)[1], "Connection refused (os error 111)");
         let missing = dir.path().join("none.sock");
-        let error = ControlChannel::connect(&missing, Duration::from_millis(20)).await.unwrap_err();
+        let error = ControlChannel::connect(&missing, None, Duration::from_millis(20)).await.unwrap_err();
         assert!(matches!(error, ControlError::TimedOut { .. }));
         assert!(error.source().is_none());
     }

@@ -1,5 +1,7 @@
 //! What this host can and cannot do, as facts with remedies. Nothing is changed; what a check makes it removes.
 
+mod firecracker;
+
 use std::ffi::CString;
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
@@ -15,6 +17,8 @@ use crate::probe;
 use crate::process::find_program;
 use crate::vmm::qemu::{Accel, QemuDriver};
 use crate::vmm::{VmmDriver, chain};
+
+pub use firecracker::{firecracker, probed};
 
 /// Programs that building a golden image needs, each with its Debian package.
 const BUILD_TOOLS: [(&str, &str); 3] =

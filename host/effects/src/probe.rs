@@ -2,7 +2,10 @@
 //!
 //! `/dev/kvm` proves nothing: on paravirtual hosts it opens and stock kernels hang without a word. So the golden kernel and
 //! initramfs are booted with KVM, without disk or network, and the first line of our own init decides. The verdict holds until
-//! the host reboots and is kept in `kvm-probe.json`; a file that cannot be read or written only costs another probe.
+//! the host reboots and is kept in `kvm-probe.json`; a file that cannot be read or written only costs another probe. That of
+//! [`firecracker`] is one of its own.
+
+pub mod firecracker;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -44,15 +47,22 @@ impl ProbeVerdict {
         Self { usable: true, cause: None, reason }
     }
 
-    fn unusable(cause: &str, reason: String) -> Self {
+    /// Not usable, with the catalogue's cause code.
+    pub fn unusable(cause: &str, reason: String) -> Self {
         Self { usable: false, cause: Some(cause.to_owned()), reason }
     }
 }
 
+/// A verdict and what it depends on: the host's boot, and whatever else changes it.
 #[derive(Serialize, Deserialize)]
 struct Cached {
     boot_id: String,
     verdict: ProbeVerdict,
+}
+
+/// This boot of the host.
+fn boot_id() -> String {
+    std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned()
 }
 
 /// The verdict of this boot of the host: from `cache_dir`, else by [`boot_probe`] within [`PROBE_DEADLINE`].
@@ -61,23 +71,28 @@ pub async fn probe_kvm(kernel: &Path, initramfs: &Path, cache_dir: &Path) -> Pro
     if let Some(verdict) = device_verdict() {
         return verdict;
     }
-    let boot_id = std::fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
-    let path = cache_dir.join(CACHE);
-    if let Some(verdict) = cached(&path, &boot_id) {
+    let (boot_id, path) = (boot_id(), cache_dir.join(CACHE));
+    if let Some(verdict) = recall(&path, &boot_id) {
         return verdict;
     }
     let verdict = boot_probe(kernel, initramfs, cache_dir, PROBE_DEADLINE).await;
-    let kept = Cached { boot_id, verdict };
+    keep(&path, cache_dir, boot_id, verdict)
+}
+
+/// Writes a verdict down, and gives it back.
+fn keep(path: &Path, cache_dir: &Path, key: String, verdict: ProbeVerdict) -> ProbeVerdict {
+    let kept = Cached { boot_id: key, verdict };
     let written = std::fs::create_dir_all(cache_dir).and_then(|()| serde_json::to_vec(&kept).map_err(Into::into));
-    match written.map(|json| write_atomic(&path, &json, 0o644)) {
+    match written.map(|json| write_atomic(path, &json, 0o644)) {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(error = chain(&error), "the KVM verdict is not kept"),
-        Err(error) => tracing::warn!(%error, path = %path.display(), "the KVM verdict is not kept"),
+        Ok(Err(error)) => tracing::warn!(error = chain(&error), "the verdict of a probe is not kept"),
+        Err(error) => tracing::warn!(%error, path = %path.display(), "the verdict of a probe is not kept"),
     }
     kept.verdict
 }
 
-fn cached(path: &Path, boot_id: &str) -> Option<ProbeVerdict> {
+/// The verdict that is kept, if it depends on the same.
+fn recall(path: &Path, boot_id: &str) -> Option<ProbeVerdict> {
     let cached: Cached = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
     (!boot_id.is_empty() && cached.boot_id == boot_id).then_some(cached.verdict)
 }
@@ -110,6 +125,7 @@ async fn boot_in(kernel: &Path, initramfs: &Path, dir: &Path, deadline: Duration
         vm_id: PROBE_ID.parse().map_err(|error: IdParseError| error.to_string())?,
         dir: dir.to_owned(),
         kernel: kernel.to_owned(),
+        kernel_elf: None,
         initramfs: initramfs.to_owned(),
         rootfs: dir.to_owned(),
         cmdline: "airlock.vm=probe".to_owned(),
@@ -117,6 +133,7 @@ async fn boot_in(kernel: &Path, initramfs: &Path, dir: &Path, deadline: Duration
         vcpus: 1,
         nics: Vec::new(),
         transport: Default::default(),
+        uid: None,
         seed: None,
     };
     let log = dir.join("vmm.log");
@@ -127,6 +144,7 @@ async fn boot_in(kernel: &Path, initramfs: &Path, dir: &Path, deadline: Duration
         dir: dir.to_owned(),
         output: Some(log.clone()),
         netns: None,
+        pid_namespace: false,
     });
     let process = started.await.map_err(|error| chain(&error))?;
     let watched = tokio::time::timeout(deadline, watch_boot(&process, &mut tail)).await;
@@ -169,11 +187,11 @@ mod tests {
         let verdict = ProbeVerdict::unusable("kvm_unusable", "seen".into());
         let kept = Cached { boot_id: "this".into(), verdict: verdict.clone() };
         std::fs::write(&path, serde_json::to_vec(&kept).unwrap()).unwrap();
-        assert_eq!(cached(&path, "this"), Some(verdict));
-        assert_eq!(cached(&path, "next"), None);
-        assert_eq!(cached(&path, ""), None);
+        assert_eq!(recall(&path, "this"), Some(verdict));
+        assert_eq!(recall(&path, "next"), None);
+        assert_eq!(recall(&path, ""), None);
         std::fs::write(&path, "{").unwrap();
-        assert_eq!(cached(&path, "this"), None);
+        assert_eq!(recall(&path, "this"), None);
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Connecting to a Unix socket by a path of any length, as soon as it exists.
+//! Unix sockets by a path of any length: connecting to one, as soon as it exists, and listening.
 
 use std::fs::File;
 use std::io;
@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::watch::DirWatch;
 
@@ -23,6 +23,18 @@ pub(crate) async fn connect(path: &Path) -> io::Result<UnixStream> {
     };
     let dir = File::open(dir)?;
     UnixStream::connect(Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name)).await
+}
+
+/// Listens. A path that is too long goes through a descriptor of its directory, as in [`connect`].
+pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    if path.as_os_str().len() <= MAX_PATH {
+        return UnixListener::bind(path);
+    }
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let dir = File::open(dir)?;
+    UnixListener::bind(Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name))
 }
 
 /// Connects as soon as the socket is there. Runs until then: the caller bounds it.

@@ -1,6 +1,6 @@
 //! What every VM task shares: configuration, store, network, driver, vault.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use airlock_domain::VmId;
@@ -10,31 +10,17 @@ use airlock_domain::vmm::DriverKind;
 use airlock_effects::memory::Memory;
 use airlock_effects::network::Network;
 use airlock_effects::network::dhcp::DhcpServer;
+use airlock_effects::probe::firecracker::{ProbeImage, probe_firecracker};
+use airlock_effects::probe::{self, ProbeVerdict};
 use airlock_effects::vmm::Drivers;
 use airlock_image::{GoldenImage, Registry};
-use serde::Serialize;
 use tokio::sync::OnceCell;
 
+use crate::choice::{ChosenDriver, check_image, first_usable};
 use crate::error::Error;
 use crate::executor::Executor;
 use crate::store::{Room, Store};
 use crate::vault::Vault;
-
-/// Which driver was chosen, and why.
-#[derive(Debug, Clone, Serialize)]
-pub struct DriverReport {
-    /// The driver; none as long as no image is there to probe with.
-    pub kind: Option<DriverKind>,
-    /// Why.
-    pub reason: String,
-}
-
-/// A driver with the reason it was chosen for.
-#[derive(Debug, Clone)]
-pub(crate) struct ChosenDriver {
-    pub kind: DriverKind,
-    pub reason: String,
-}
 
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -67,27 +53,42 @@ impl Context {
         }
     }
 
-    /// The driver, chosen once: `auto` boots a probe guest from `image`, whose verdict is cached until the host reboots.
+    /// The driver, chosen once: `auto` boots a probe guest from `image`, whose verdict is cached until the host reboots. Whether
+    /// the driver's guests can be of `image` is asked each time.
     pub async fn driver(&self, image: &GoldenImage) -> Result<&ChosenDriver, Error> {
-        self.chosen.get_or_try_init(|| self.choose_driver(image)).await
+        let chosen = self.chosen.get_or_try_init(|| self.choose_driver(image)).await?;
+        check_image(chosen.kind, image)?;
+        Ok(chosen)
+    }
+
+    async fn probe_firecracker(&self, image: &GoldenImage, cache: &Path) -> ProbeVerdict {
+        if let Err(error) = check_image(DriverKind::Firecracker, image) {
+            return ProbeVerdict::unusable(error.code(), error.to_string());
+        }
+        let files = ProbeImage {
+            kernel: image.kernel_elf_path().unwrap_or_else(|| image.kernel_path()),
+            initramfs: image.initramfs_path(),
+            rootfs: image.rootfs_path(),
+        };
+        let driver = self.drivers.get(DriverKind::Firecracker);
+        probe_firecracker(driver.as_ref(), &files, &self.network, cache).await
     }
 
     async fn choose_driver(&self, image: &GoldenImage) -> Result<ChosenDriver, Error> {
-        let (kind, reason) = match self.config.driver {
-            DriverChoice::QemuTcg => (DriverKind::QemuTcg, "the configuration says so".to_owned()),
-            DriverChoice::QemuKvm => (DriverKind::QemuKvm, "the configuration says so".to_owned()),
+        let configured = |kind| ChosenDriver { kind, reason: "the configuration says so".to_owned() };
+        let chosen = match self.config.driver {
+            DriverChoice::Firecracker => configured(DriverKind::Firecracker),
+            DriverChoice::QemuTcg => configured(DriverKind::QemuTcg),
+            DriverChoice::QemuKvm => configured(DriverKind::QemuKvm),
             DriverChoice::Auto => {
-                let verdict = airlock_effects::probe::probe_kvm(
-                    &image.kernel_path(),
-                    &image.initramfs_path(),
-                    &self.config.state_dir.join("cache"),
-                )
-                .await;
-                (if verdict.usable { DriverKind::QemuKvm } else { DriverKind::QemuTcg }, verdict.reason)
+                let cache = self.config.state_dir.join("cache");
+                let (kernel, initramfs) = (image.kernel_path(), image.initramfs_path());
+                let kvm = probe::probe_kvm(&kernel, &initramfs, &cache);
+                first_usable(self.probe_firecracker(image, &cache), kvm).await
             }
         };
-        self.drivers.get(kind).check().await.map_err(Error::Driver)?;
-        tracing::info!(driver = %kind, reason, "driver chosen");
-        Ok(ChosenDriver { kind, reason })
+        self.drivers.get(chosen.kind).check().await.map_err(Error::Driver)?;
+        tracing::info!(driver = %chosen.kind, reason = chosen.reason, "driver chosen");
+        Ok(chosen)
     }
 }

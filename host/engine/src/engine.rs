@@ -24,8 +24,9 @@ use tokio::sync::{Notify, OnceCell, broadcast};
 use tokio::task::{AbortHandle, JoinSet};
 use uuid::Uuid;
 
+use crate::choice::DriverReport;
 use crate::clock::{Moment, boot_id, now_ms};
-use crate::context::{Context, DriverReport};
+use crate::context::Context;
 use crate::dhcp;
 use crate::error::Error;
 use crate::evidence;
@@ -204,7 +205,8 @@ impl Engine {
     /// Opens everything the configuration names, then takes up what an earlier daemon left: live VMs are adopted, the rest is
     /// undone.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
-        Self::open_with(config, Drivers::real()).await
+        let drivers = Drivers::real(config.vmm.firecracker.clone());
+        Self::open_with(config, drivers).await
     }
 
     /// [`Engine::open`] with other drivers.

@@ -6,6 +6,7 @@ use airlock_domain::{Cause, SessionId, VmId};
 use airlock_effects::network::NetworkError;
 use airlock_effects::vmm::DriverError;
 use airlock_image::ImageError;
+use airlock_image::manifest::VSOCK_MODULE;
 use airlock_protocol::Stage;
 
 use crate::engine_login::LoginError;
@@ -129,6 +130,12 @@ pub enum Error {
         #[source]
         source: Box<ImageError>,
     },
+    /// Its guests would have no control channel under the driver that was chosen.
+    #[error("image {image} has no vsock, which is the only control channel of a guest of Firecracker")]
+    NoVsock {
+        /// Its name.
+        image: String,
+    },
     /// No VMM can be used.
     #[error("choose a VMM driver")]
     Driver(#[source] DriverError),
@@ -215,7 +222,8 @@ impl Error {
             Self::Evidence(error) => error.kind(),
             Self::NoRoom(_) => ErrorKind::Busy,
             Self::GuestSilent { .. } => ErrorKind::Unavailable,
-            Self::Image { .. } | Self::Driver(_) | Self::Network(_) | Self::ShuttingDown => ErrorKind::Unavailable,
+            Self::Image { .. } | Self::NoVsock { .. } => ErrorKind::Unavailable,
+            Self::Driver(_) | Self::Network(_) | Self::ShuttingDown => ErrorKind::Unavailable,
             Self::Store(_) | Self::Vault(_) | Self::Random(_) | Self::Reconcile(_) => ErrorKind::Internal,
         }
     }
@@ -236,6 +244,7 @@ impl Error {
             Self::SessionEnded { .. } => "session_ended",
             Self::Image { source, .. } if matches!(**source, ImageError::ImageUnverified { .. }) => source.code(),
             Self::Image { .. } => self.cause().map_or("image_unusable", Cause::code),
+            Self::NoVsock { .. } => "image_lacks_vsock",
             Self::Driver(_) => self.cause().map_or("driver_unavailable", Cause::code),
             Self::Network(_) => self.cause().map_or("network_failed", Cause::code),
             Self::Store(_) => self.cause().map_or("store_failed", Cause::code),
@@ -280,7 +289,7 @@ impl Error {
     pub fn stage(&self) -> Option<Stage> {
         match self {
             Self::Image { .. } => Some(Stage::DiskReady),
-            Self::Driver(_) => Some(Stage::VmmStarted),
+            Self::Driver(_) | Self::NoVsock { .. } => Some(Stage::VmmStarted),
             Self::Network(_) => Some(Stage::TapUp),
             Self::NoRoom(_) => Some(Stage::Leased),
             Self::GuestSilent { stage, .. } => *stage,
@@ -298,6 +307,12 @@ impl Error {
         }
         if let Self::Image { source, .. } | Self::Build { source, .. } = self {
             return Some(source.remedy());
+        }
+        if let Self::NoVsock { image } = self {
+            return Some(format!(
+                "add {VSOCK_MODULE} to modules in its recipe and build it again (airlock image build {image}), or set driver to a \
+                 qemu one"
+            ));
         }
         let text = match self {
             Self::BadUserId { .. } => "give the id by which you know the user, e.g. u1 or ann@example.org",

@@ -6,6 +6,7 @@
 //! * [`reconcile`]: a pass that compares what is recorded with what is seen, and acts
 //! * `vm`: the task that owns one VM; steps, boot, login
 //! * `dhcp`: the DHCP server, which hands out what is recorded
+//! * `choice`: which driver runs guests
 //! * [`images`]: builds of images and their boot test
 //! * [`records`]: what is remembered and shown
 //! * [`store`]: everything durable, all SQL
@@ -18,6 +19,7 @@
 
 pub mod audit;
 pub mod capture;
+mod choice;
 mod clock;
 mod context;
 mod dhcp;
@@ -39,8 +41,8 @@ pub mod store;
 pub mod vault;
 mod vm;
 
+pub use choice::DriverReport;
 pub use clock::Moment;
-pub use context::DriverReport;
 pub use engine::{Engine, EngineHealth, OpenError, Screen, SessionWatch, Snapshot, StartSession, ViewerEnd};
 pub use engine_login::LoginError;
 pub use engine_probe::Facts;

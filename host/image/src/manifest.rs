@@ -6,6 +6,7 @@ use airlock_protocol::Stage;
 use airlock_protocol::guest_config::{Display, Handover, RootFs, Service};
 use serde::{Deserialize, Serialize};
 
+use crate::modules;
 use crate::recipe::{Addressing, NetworkOwner, OnConflict};
 use crate::source::Origin;
 
@@ -67,6 +68,21 @@ pub struct Manifest {
     /// What the root was made from.
     #[serde(default, skip_serializing_if = "Origin::is_default")]
     pub origin: Origin,
+}
+
+/// The module of a guest's vsock, and the option that builds it into a kernel.
+pub const VSOCK_MODULE: &str = "vmw_vsock_virtio_transport";
+const VSOCK_OPTION: &str = "CONFIG_VIRTIO_VSOCKETS";
+
+impl Manifest {
+    /// Whether a guest of this image has a vsock where its machine has one: by a module, or built in. A kernel that does not tell
+    /// and has no modules is given the benefit of the doubt.
+    pub fn has_vsock(&self) -> bool {
+        let loaded = self.modules.iter().any(|file| modules::normalize(file) == VSOCK_MODULE);
+        let config = &self.kernel.config;
+        let built_in = config.get(VSOCK_OPTION).is_some_and(|value| value == "y");
+        loaded || built_in || (config.is_empty() && self.modules.is_empty())
+    }
 }
 
 /// What is known of the kernel.
@@ -275,6 +291,23 @@ mod tests {
         assert_eq!(facts["CONFIG_IP_PNP"], "n");
         assert_eq!(facts["CONFIG_EROFS_FS"], "m");
         assert!(!facts.contains_key("CONFIG_OTHER"));
+    }
+
+    #[test]
+    fn a_vsock_is_a_module_built_in_or_unknown() {
+        let image = |modules: &[&str], config: &str| {
+            let mut manifest = sample();
+            manifest.modules = modules.iter().map(|file| (*file).to_owned()).collect();
+            manifest.kernel.config = config_facts(config);
+            manifest.has_vsock()
+        };
+        let modular = "CONFIG_VIRTIO_VSOCKETS=m\n";
+        assert!(image(&["vsock.ko", "vmw_vsock_virtio_transport.ko"], modular));
+        assert!(image(&[], "CONFIG_VIRTIO_VSOCKETS=y\n"));
+        assert!(image(&[], ""));
+        assert!(!image(&[], modular));
+        assert!(!image(&["virtio_net.ko", "vmw_vsock_virtio_transport_common.ko"], modular));
+        assert!(!image(&["virtio_net.ko"], ""));
     }
 
     #[test]

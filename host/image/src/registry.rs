@@ -70,6 +70,11 @@ impl GoldenImage {
         self.dir.join(&self.manifest.files.kernel.name)
     }
 
+    /// The kernel as an ELF file, if that is another file.
+    pub fn kernel_elf_path(&self) -> Option<PathBuf> {
+        self.manifest.files.vmlinux.as_ref().map(|file| self.dir.join(&file.name))
+    }
+
     /// The initramfs.
     pub fn initramfs_path(&self) -> PathBuf {
         self.dir.join(&self.manifest.files.initramfs.name)

@@ -75,6 +75,7 @@ fn real_base_is_built_reused_verified_and_its_damage_named() {
     assert!(image.manifest.packages.contains_key("libc6"));
     assert_eq!(image.manifest.kernel.config["CONFIG_IP_PNP"], "n");
     assert_eq!(image.manifest.modules.last().map(String::as_str), Some("erofs.ko"));
+    assert!(image.manifest.has_vsock(), "{:?}", image.manifest.modules);
 
     // The second build fetches nothing and comes to the same image.
     let (again, reused) = build_quietly(&recipe, &state, false);

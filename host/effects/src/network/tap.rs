@@ -94,6 +94,11 @@ impl Network {
         Ok(self.link(name).await?.is_some_and(|link| link.kind == "tun"))
     }
 
+    /// Whether a process is attached to the TAP of that name and it is a bridge port: one that a VMM made by itself is none.
+    pub async fn is_attached_port(&self, name: &str) -> Result<bool, NetworkError> {
+        Ok(self.link(name).await?.is_some_and(|link| link.kind == "tun" && link.carrier && link.master.is_some()))
+    }
+
     /// Whether something that is not this TAP has its name.
     pub async fn is_foreign(&self, spec: &TapSpec) -> Result<bool, NetworkError> {
         Ok(self.link(&spec.name).await?.is_some_and(|link| self.check_ours(spec, &link).is_err()))

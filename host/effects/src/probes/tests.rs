@@ -594,6 +594,7 @@ async fn a_dead_vmm_is_told_at_once_and_its_guest_is_not_asked() {
         dir: "/".into(),
         output: None,
         netns: None,
+        pid_namespace: false,
     };
     let handle = process::spawn(spawn(&["60"])).await.unwrap();
     let of = Subject { process: Some(handle.id()), ..subject(GUEST) };

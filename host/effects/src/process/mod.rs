@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use airlock_domain::vmm::{ProcessId, VmmExit};
 use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
@@ -105,6 +106,8 @@ pub struct SpawnSpec<'a> {
     pub output: Option<PathBuf>,
     /// Namespace to run in; none: ours.
     pub netns: Option<&'a Netns>,
+    /// Whether it is the first process of a PID namespace of its own: it sees no other, and whatever it starts ends with it.
+    pub pid_namespace: bool,
 }
 
 /// A running (or ended) process. Clones watch the same one.
@@ -188,7 +191,7 @@ async fn start(
     spec: SpawnSpec<'_>,
     stdin: impl FnOnce() -> io::Result<OwnedFd>,
 ) -> Result<ProcessHandle, ProcessError> {
-    let SpawnSpec { program, args, dir, output, netns } = spec;
+    let SpawnSpec { program, args, dir, output, netns, pid_namespace } = spec;
     let error = |source| ProcessError::Spawn { program: program.clone(), source };
     let found = find_program(&program).ok_or_else(|| error(io::Error::from_raw_os_error(libc::ENOENT)))?;
     let out = match output {
@@ -202,7 +205,18 @@ async fn start(
     let environment = [OsString::from_iter([OsStr::new("PATH="), &path]), "LC_ALL=C".into()];
     let stdin = stdin().map_err(error)?;
     let argv: Vec<OsString> = [program.clone()].into_iter().chain(args).collect();
-    let made = move || sys::spawn_session(&found, &argv, &environment, &dir, [&stdin, &out, &out]);
+    let made = move || {
+        let spawn = || sys::spawn_session(&found, &argv, &environment, &dir, [&stdin, &out, &out]);
+        if !pid_namespace {
+            return spawn();
+        }
+        // A thread's next child is the first of its new namespace, so a thread is spent on it; it is in the same network
+        // namespace as the one that made it. Seen from here the child has one pid from its first instruction on.
+        std::thread::scope(|scope| {
+            scope.spawn(|| unshare(CloneFlags::CLONE_NEWPID).map_err(io::Error::from).and_then(|()| spawn())).join()
+        })
+        .unwrap_or_else(|_| Err(io::Error::other("the thread that starts it panicked")))
+    };
     // The child has the namespace of the thread that starts it. That thread waits until the child has called exec.
     let spawned = match netns {
         Some(netns) => {

@@ -14,6 +14,7 @@ fn spec(program: &str, args: &[&str], dir: &std::path::Path) -> SpawnSpec<'stati
         dir: dir.to_owned(),
         output: Some(dir.join("output.log")),
         netns: None,
+        pid_namespace: false,
     }
 }
 

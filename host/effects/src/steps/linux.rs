@@ -12,7 +12,7 @@ use airlock_domain::firewall::GuardSpec;
 use airlock_domain::network::TapSpec;
 use airlock_domain::reconcile::{GuardSeen, Observed, TapSeen};
 use airlock_domain::step::{Step, Undo};
-use airlock_domain::vmm::{ProcessId, VmPlan, VmTraces};
+use airlock_domain::vmm::{DriverKind, ProcessId, VmPlan, VmTraces, VmmSpec};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
@@ -60,11 +60,12 @@ impl LinuxEffects {
 
     async fn stop_vmm(&self, traces: &VmTraces) -> Result<(), EffectError> {
         let found = traces.process.map(ProcessHandle::open).transpose()?.flatten();
-        let Some(process) = found else { return Ok(()) };
-        let driver = self.drivers.get(traces.driver);
-        let paths = driver.paths(&self.dir_of(traces.vm_id));
-        driver.terminate(&VmmHandle { vm_id: traces.vm_id, process, paths }, QUIT_GRACE).await?;
-        Ok(())
+        let (driver, dir) = (self.drivers.get(traces.driver), self.dir_of(traces.vm_id));
+        if let Some(process) = found {
+            let paths = driver.paths(&dir);
+            driver.terminate(&VmmHandle { vm_id: traces.vm_id, process, paths }, QUIT_GRACE).await?;
+        }
+        driver.sweep(&dir).map_err(|source| EffectError::Look { path: dir, source })
     }
 
     fn dir_of(&self, vm_id: VmId) -> PathBuf {
@@ -78,7 +79,10 @@ impl Effects for LinuxEffects {
         let spec = &plan.vmm;
         match step {
             Step::LeaseAddress | Step::AwaitReady => {}
-            Step::CreateTap => self.network.create_tap_port(&TapSpec::of_vm(spec.vm_id, VMM_UID)).await?,
+            Step::CreateTap => {
+                let owner = spec.uid.unwrap_or(VMM_UID);
+                self.network.create_tap_port(&TapSpec::of_vm(spec.vm_id, owner)).await?;
+            }
             Step::GuardTap => self.network.guard_tap(&GuardSpec::of_vm(spec.vm_id, plan.address)).await?,
             Step::PrepareDisk => {
                 for path in [&spec.kernel, &spec.initramfs, &spec.rootfs] {
@@ -88,7 +92,8 @@ impl Effects for LinuxEffects {
             }
             Step::WriteVmConfig => {
                 let path = spec.dir.join("vm.json");
-                let json = serde_json::to_vec_pretty(spec)
+                let record = Recorded { driver: plan.driver, driver_reason: &plan.driver_reason, vmm: spec };
+                let json = serde_json::to_vec_pretty(&record)
                     .map_err(|error| FileError::Write { path: path.clone(), source: error.into() })?;
                 if let (Some(path), Some(seed)) = (spec.seed_drive(), &spec.seed) {
                     let image = seed::image(seed).map_err(|source| EffectError::Seed { vm_id: spec.vm_id, source })?;
@@ -170,7 +175,16 @@ impl Effects for LinuxEffects {
     }
 }
 
-/// The VMM runs as the daemon's own user, who therefore owns the TAP.
+/// What a VM was started with, for whoever looks at its directory or at its evidence.
+#[derive(serde::Serialize)]
+struct Recorded<'a> {
+    driver: DriverKind,
+    driver_reason: &'a str,
+    #[serde(flatten)]
+    vmm: &'a VmmSpec,
+}
+
+/// Unless it is jailed, the VMM runs as the daemon's own user, who therefore owns the TAP.
 const VMM_UID: u32 = 0;
 
 /// The VM's directory that a process works in, also when it was removed under it.

@@ -36,6 +36,7 @@ fn plan(state_dir: &std::path::Path) -> VmPlan {
         vm_id,
         dir: state_dir.join("vms").join(vm_id.dir_name()),
         kernel: file("kernel"),
+        kernel_elf: None,
         initramfs: file("initramfs"),
         rootfs: file("rootfs"),
         cmdline: String::new(),
@@ -43,9 +44,10 @@ fn plan(state_dir: &std::path::Path) -> VmPlan {
         vcpus: 1,
         nics: vec![Nic { tap: Some(vm_id.tap_name()), mac: MacAddr::from_lease(address) }],
         transport: Default::default(),
+        uid: None,
         seed: Some(seed()),
     };
-    VmPlan { address, driver: DriverKind::QemuTcg, vmm }
+    VmPlan { address, driver: DriverKind::QemuTcg, driver_reason: "a test".into(), vmm }
 }
 
 /// A real host of one test: namespace, state directory, drivers whose VMM is a process that waits.
@@ -261,6 +263,7 @@ async fn an_operator_in_a_vms_directory_is_seen_and_a_vm_can_be_described() {
         dir: plan.vmm.dir.clone(),
         output: None,
         netns: None,
+        pid_namespace: false,
     };
     let operator = crate::process::spawn(spec).await.unwrap();
     let seen = host.effects.observe().await.unwrap();

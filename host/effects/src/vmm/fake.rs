@@ -55,6 +55,7 @@ impl VmmDriver for FakeDriver {
             console: dir.join("console.log"),
             log: dir.join("vmm.log"),
             control_socket: dir.join("agent.sock"),
+            control_port: None,
             api_socket: dir.join("quit.fifo"),
         }
     }
@@ -72,12 +73,13 @@ impl VmmDriver for FakeDriver {
             dir: spec.dir.clone(),
             output: Some(paths.log.clone()),
             netns: Some(network.netns()),
+            pid_namespace: false,
         };
-        hold(spec, paths, process).await
+        hold(spec, network, paths, process).await
     }
 
     async fn run(&self, held: HeldVmm) -> Result<VmmHandle, DriverError> {
-        let (vm_id, console) = (held.vm_id, held.paths.console.clone());
+        let (vm_id, console) = (held.spec.vm_id, held.paths.console.clone());
         let dir = console.parent().unwrap_or(Path::new("."));
         let watch = DirWatch::new(dir).map_err(|error| DriverError::File {
             vm_id,

@@ -5,15 +5,17 @@
 //! When [`VmmDriver::hold`] or [`VmmDriver::run`] fails, no process is left. Its error quotes the last lines of the VMM's own log.
 
 pub mod fake;
+pub mod firecracker;
 pub mod qemu;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use airlock_domain::VmId;
+use airlock_domain::config::FirecrackerConfig;
 use airlock_domain::vmm::{DriverKind, ProcessId, VmmExit, VmmSpec};
 use async_trait::async_trait;
 
@@ -51,23 +53,29 @@ pub trait VmmDriver: Send + Sync + std::fmt::Debug {
 
     /// Ends the VMM: asks, waits for `grace`, kills, and waits until the process is gone. Fine if it is gone already.
     async fn terminate(&self, vm: &VmmHandle, grace: Duration) -> Result<VmmExit, DriverError>;
+
+    /// Removes what a VM that is gone left outside its directory. Most leave nothing.
+    fn sweep(&self, _dir: &Path) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The drivers of an installation, by kind.
 #[derive(Debug)]
 pub struct Drivers {
     only: Option<Arc<dyn VmmDriver>>,
+    firecracker: FirecrackerConfig,
 }
 
 impl Drivers {
     /// The real ones.
-    pub const fn real() -> Self {
-        Self { only: None }
+    pub fn real(firecracker: FirecrackerConfig) -> Self {
+        Self { only: None, firecracker }
     }
 
     /// One that stands in for all, for tests and benches.
     pub fn only(driver: Arc<dyn VmmDriver>) -> Self {
-        Self { only: Some(driver) }
+        Self { only: Some(driver), firecracker: FirecrackerConfig::default() }
     }
 
     /// The driver of a kind.
@@ -77,8 +85,8 @@ impl Drivers {
         }
         match kind {
             DriverKind::QemuKvm => Arc::new(qemu::QemuDriver::new(qemu::Accel::Kvm)),
-            // No record names Firecracker before its driver exists; ending a process is the same for all.
-            DriverKind::QemuTcg | DriverKind::Firecracker => Arc::new(qemu::QemuDriver::new(qemu::Accel::Tcg)),
+            DriverKind::QemuTcg => Arc::new(qemu::QemuDriver::new(qemu::Accel::Tcg)),
+            DriverKind::Firecracker => Arc::new(firecracker::FirecrackerDriver::new(self.firecracker.clone())),
         }
     }
 }
@@ -101,7 +109,9 @@ pub struct VmmPaths {
     pub log: PathBuf,
     /// Unix socket of the control channel.
     pub control_socket: PathBuf,
-    /// Unix socket of the VMM's own API (QMP for QEMU).
+    /// Port of the guest's vsock that the channel is asked for on that socket; none: the socket is the channel.
+    pub control_port: Option<u32>,
+    /// Unix socket of the VMM's own API (QMP of QEMU, HTTP of Firecracker).
     pub api_socket: PathBuf,
 }
 
@@ -119,9 +129,12 @@ pub struct VmmHandle {
 /// A VMM that does not run yet.
 #[derive(Debug)]
 pub struct HeldVmm {
-    vm_id: VmId,
+    spec: VmmSpec,
+    network: Network,
     process: HeldProcess,
     paths: VmmPaths,
+    /// What it is told once it runs; empty for those that are told everything in their arguments.
+    calls: Vec<firecracker::Call>,
 }
 
 impl HeldVmm {
@@ -131,17 +144,22 @@ impl HeldVmm {
     }
 
     fn release(self) -> Result<VmmHandle, DriverError> {
-        let Self { vm_id, process, paths } = self;
+        let Self { spec: VmmSpec { vm_id, .. }, process, paths, .. } = self;
         let process = process.release().map_err(|source| DriverError::Process { vm_id, source })?;
         Ok(VmmHandle { vm_id, process, paths })
     }
 }
 
 /// Makes the process of a VMM and holds it.
-async fn hold(spec: &VmmSpec, paths: VmmPaths, process: SpawnSpec<'_>) -> Result<HeldVmm, DriverError> {
+async fn hold(
+    spec: &VmmSpec,
+    network: &Network,
+    paths: VmmPaths,
+    process: SpawnSpec<'_>,
+) -> Result<HeldVmm, DriverError> {
     let process = process::hold(process).await;
     let process = process.map_err(|source| DriverError::Process { vm_id: spec.vm_id, source })?;
-    Ok(HeldVmm { vm_id: spec.vm_id, process, paths })
+    Ok(HeldVmm { spec: spec.clone(), network: network.clone(), process, paths, calls: Vec::new() })
 }
 
 /// What went wrong with a VMM.
@@ -228,6 +246,41 @@ pub enum DriverError {
         #[source]
         source: std::io::Error,
     },
+    /// The VMM refused its configuration, or did not answer as it should.
+    #[error("configure the VMM of VM {vm_id}; its log says: {log}")]
+    Api {
+        /// The VM.
+        vm_id: VmId,
+        /// The last lines of its log.
+        log: String,
+        /// What went wrong; a refusal has the VMM's own words.
+        #[source]
+        source: Box<firecracker::ApiError>,
+    },
+    /// The VMM took the start and does not run.
+    #[error("the VMM of VM {vm_id} was started and is {state:?}")]
+    NotRunning {
+        /// The VM.
+        vm_id: VmId,
+        /// What it is.
+        state: firecracker::api::InstanceState,
+    },
+    /// This VMM cannot give the VM what it asks for.
+    #[error("VM {vm_id} asks for {what}, which this VMM does not have")]
+    Unsupported {
+        /// The VM.
+        vm_id: VmId,
+        /// What it asks for.
+        what: &'static str,
+    },
+    /// The kernel is in another form than this VMM boots.
+    #[error("kernel {} of VM {vm_id} is no ELF file, and this VMM boots no other", path.display())]
+    KernelFormat {
+        /// The VM.
+        vm_id: VmId,
+        /// The kernel.
+        path: PathBuf,
+    },
     /// It did not even vanish after SIGKILL.
     #[error("process {pid} of VM {vm_id} is still there {waited:?} after SIGKILL")]
     StillAlive {
@@ -254,9 +307,14 @@ impl DriverError {
             Self::Network { source, .. } => source.cause(),
             Self::Version { .. } => Some("vmm_version_unsupported"),
             Self::Rejected { log, exit, .. } => Some(cause_of_log(log, *exit)),
-            Self::File { source, .. } => {
-                matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)).then_some("disk_full")
-            }
+            Self::File { path, source, .. } => match source.raw_os_error() {
+                Some(libc::ENOSPC | libc::EDQUOT) => Some("disk_full"),
+                Some(libc::ENOENT) if !path.exists() => Some("image_missing"),
+                _ => None,
+            },
+            Self::Api { source, log, .. } => source.fault().map(|fault| cause_of_fault(fault, log)),
+            Self::NotRunning { .. } => Some("vmm_exited"),
+            Self::Unsupported { .. } | Self::KernelFormat { .. } => Some("vmm_config_rejected"),
             Self::Silent { .. } | Self::StillAlive { .. } | Self::Process { .. } => None,
         }
     }
@@ -279,8 +337,31 @@ fn cause_of_log(log: &str, exit: VmmExit) -> &'static str {
         "image_missing"
     } else if says(&["Cannot allocate memory"]) || says(&["cannot set up guest memory"]) {
         "memory_insufficient"
-    } else if exit.signal.is_some() {
+    } else if exit.signal.is_some() || exit.code == Some(0) {
+        // With 0 it refused nothing: its guest reset, or its KVM gave up without a word (Firecracker).
         "vmm_exited"
+    } else {
+        "vmm_config_rejected"
+    }
+}
+
+/// Reads a cause out of what Firecracker refuses with: its `fault_message`, and its log behind it.
+fn cause_of_fault(fault: &str, log: &str) -> &'static str {
+    let says = |phrases: &[&str]| phrases.iter().all(|phrase| fault.contains(phrase) || log.contains(phrase));
+    if says(&["KVM", "Permission denied"]) {
+        "kvm_permission"
+    } else if says(&["KVM", "No such file"]) {
+        "kvm_missing"
+    } else if says(&["/dev/net/tun", "Permission denied"]) {
+        "tun_permission"
+    } else if says(&["Open tap device failed", "busy"]) || says(&["TUNSETIFF", "busy"]) {
+        "tap_busy"
+    } else if says(&["Address in use"]) || says(&["Address already in use"]) {
+        "vmm_socket_stale"
+    } else if says(&["No such file"]) {
+        "image_missing"
+    } else if says(&["Cannot allocate memory"]) {
+        "memory_insufficient"
     } else {
         "vmm_config_rejected"
     }

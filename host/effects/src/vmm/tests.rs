@@ -1,4 +1,4 @@
-//! One contract for every driver, then what only QEMU does. QEMU runs without a guest worth the name: a kernel of a few bytes.
+//! One contract for every driver, then what only QEMU does (what only Firecracker does is in `firecracker/tests`). QEMU runs without a guest worth the name: a kernel of a few bytes.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -6,15 +6,16 @@ use std::time::Instant;
 use airlock_domain::vmm::Nic;
 
 use super::fake::FakeDriver;
+use super::firecracker::bare_guest;
 use super::qemu::{Accel, QemuDriver};
 use super::*;
 use crate::process::is_alive;
-use crate::testing::{self, TestNetns, skip_unless_root};
+use crate::testing::{self, TestNetns};
 
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Ends what a failing test would leave running.
-fn refused(spawned: Result<VmmHandle, DriverError>) -> DriverError {
+pub(crate) fn refused(spawned: Result<VmmHandle, DriverError>) -> DriverError {
     match spawned {
         Err(error) => error,
         Ok(vm) => {
@@ -24,20 +25,27 @@ fn refused(spawned: Result<VmmHandle, DriverError>) -> DriverError {
     }
 }
 
-struct Bench {
+/// A network and a directory for VMs of tests.
+pub(crate) struct Bench {
     guard: TestNetns,
-    network: Network,
+    pub(crate) network: Network,
     dir: tempfile::TempDir,
 }
 
 impl Bench {
-    /// None where it cannot run, having said so.
-    async fn new() -> Option<Self> {
-        if skip_unless_root() {
-            return None;
-        }
+    /// The same, for QEMU.
+    async fn with_qemu() -> Option<Self> {
         if crate::process::find_program("qemu-system-x86_64").is_none() {
             println!("skipped: qemu-system-x86_64 is not installed");
+            return None;
+        }
+        Self::new("QEMU").await
+    }
+
+    /// None where it cannot run, having said so.
+    pub(crate) async fn new(what: &str) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: the driver tests of {what} need root");
             return None;
         }
         let guard = TestNetns::new();
@@ -45,7 +53,12 @@ impl Bench {
         Some(Self { guard, network, dir: tempfile::tempdir().unwrap() })
     }
 
-    fn spec(&self, name: &str) -> VmmSpec {
+    /// Where the tests' files are.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn spec(&self, name: &str) -> VmmSpec {
         let dir = self.dir.path().join(name);
         std::fs::create_dir_all(&dir).unwrap();
         let file = |name: &str, content: &[u8]| -> PathBuf {
@@ -57,6 +70,7 @@ impl Bench {
             vm_id: "01234567-89ab-4def-8123-456789abcdef".parse().unwrap(),
             dir,
             kernel: file("kernel", &multiboot_halt()),
+            kernel_elf: Some(file("vmlinux", &bare_guest())),
             initramfs: file("initramfs", b"x"),
             rootfs: file("rootfs, with a comma", &[0; 4096]),
             cmdline: "airlock.vm=test".into(),
@@ -64,6 +78,7 @@ impl Bench {
             vcpus: 1,
             nics: Vec::new(),
             transport: Default::default(),
+            uid: None,
             seed: None,
         }
     }
@@ -82,7 +97,7 @@ fn multiboot_halt() -> Vec<u8> {
 }
 
 /// Starting, being seen, ending by request, ending twice: the same for every driver.
-async fn keeps_the_contract(driver: &dyn VmmDriver, bench: &Bench) {
+pub(crate) async fn keeps_the_contract(driver: &dyn VmmDriver, bench: &Bench) {
     let spec = bench.spec("vm-contract");
     driver.check().await.unwrap();
     let vm = driver.spawn(&spec, &bench.network).await.unwrap();
@@ -121,13 +136,13 @@ async fn keeps_the_contract(driver: &dyn VmmDriver, bench: &Bench) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn qemu_keeps_the_contract() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::with_qemu().await else { return };
     keeps_the_contract(&QemuDriver::new(Accel::Tcg), &bench).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fake_keeps_the_contract_and_knows_its_leaks() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::new("the fake").await else { return };
     let driver = FakeDriver::new();
     keeps_the_contract(&driver, &bench).await;
     assert_eq!(driver.alive(), []);
@@ -139,7 +154,7 @@ async fn the_fake_keeps_the_contract_and_knows_its_leaks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn qemu_attaches_to_its_taps_in_slot_order_and_lets_go() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::with_qemu().await else { return };
     let tap = airlock_domain::network::TapSpec::of_vm(bench.spec("vm-tap").vm_id, 0);
     bench.network.ensure_tap(&tap).await.unwrap();
     let nic = |tap: Option<&str>, mac: &str| Nic { tap: tap.map(Into::into), mac: mac.parse().unwrap() };
@@ -163,7 +178,7 @@ async fn qemu_attaches_to_its_taps_in_slot_order_and_lets_go() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn qemu_says_itself_why_it_refused() {
-    let Some(bench) = Bench::new().await else { return };
+    let Some(bench) = Bench::with_qemu().await else { return };
     let driver = QemuDriver::new(Accel::Tcg);
     let good = bench.spec("vm-bad");
     let missing = |path: &str| PathBuf::from(path);

@@ -73,11 +73,7 @@ impl VmTask {
         // Dropping the set ends every reader.
         let mut readers = JoinSet::new();
         readers.spawn(guest::read_console(handle.paths.console.clone(), handle.process.clone(), inputs.clone()));
-        readers.spawn(guest::hold_control(
-            handle.paths.control_socket.clone(),
-            self.vnc_password.clone(),
-            inputs.clone(),
-        ));
+        readers.spawn(guest::hold_control(handle.paths.clone(), self.vnc_password.clone(), inputs.clone()));
         let mut renewal = tokio::time::interval_at(tokio::time::Instant::now() + RENEWAL, RENEWAL);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // What an adopted machine still has to do is asked for by the first one.

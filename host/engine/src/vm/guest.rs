@@ -9,6 +9,7 @@ use airlock_effects::console::{self, ConsoleError};
 use airlock_effects::control::ControlChannel;
 use airlock_effects::http;
 use airlock_effects::process::ProcessHandle;
+use airlock_effects::vmm::VmmPaths;
 use airlock_protocol::Sensitive;
 use airlock_protocol::message::{HostMessage, VERSION};
 use airlock_protocol::paths::HEALTH_PORT;
@@ -64,9 +65,9 @@ async fn forward_lines(path: PathBuf, process: &ProcessHandle, inputs: &Sender<I
 }
 
 /// Holds the control channel: connects, greets, reads; again after a loss. Every greeting sets the password of the screen.
-pub(super) async fn hold_control(socket: PathBuf, vnc_password: Option<Sensitive>, inputs: Sender<Input>) {
+pub(super) async fn hold_control(paths: VmmPaths, vnc_password: Option<Sensitive>, inputs: Sender<Input>) {
     loop {
-        match ControlChannel::connect(&socket, CONNECT_DEADLINE).await {
+        match ControlChannel::connect(&paths.control_socket, paths.control_port, CONNECT_DEADLINE).await {
             Ok(channel) => {
                 let (sender, mut receiver) = channel.split();
                 let now_ms = now_ms().unsigned_abs();

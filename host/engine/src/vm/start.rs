@@ -6,7 +6,7 @@ use airlock_domain::network::boot_config;
 use airlock_domain::seed::Seed;
 use airlock_domain::session::SessionEvent as Event;
 use airlock_domain::step::{self, Step};
-use airlock_domain::vmm::{Nic, ProcessId, VmPlan, VmmSpec};
+use airlock_domain::vmm::{DriverKind, Nic, ProcessId, VmPlan, VmmSpec};
 use airlock_effects::process::ProcessHandle;
 use airlock_effects::vmm::VmmHandle;
 use airlock_protocol::guest_config::NetworkOwner;
@@ -72,6 +72,7 @@ impl VmTask {
             vm_id,
             dir: self.ctx.vm_dir(vm_id),
             kernel: self.image.kernel_path(),
+            kernel_elf: self.image.kernel_elf_path(),
             initramfs: self.image.initramfs_path(),
             rootfs: self.image.rootfs_path(),
             cmdline: format!("{}{}{}{}", boot.to_cmdline(), keys.to_cmdline(), config.naming(), config.extra_cmdline()),
@@ -80,8 +81,14 @@ impl VmTask {
             nics: extra.chain([ours]).collect(),
             transport: config.vmm.transport,
             seed: if reads_seed { Seed::of(&boot, &keys) } else { None },
+            uid: match self.session.driver {
+                DriverKind::Firecracker => config.vmm.firecracker.uid_of(self.address),
+                DriverKind::QemuKvm | DriverKind::QemuTcg => None,
+            },
         };
-        VmPlan { address: self.address, driver: self.session.driver, vmm }
+        let chosen = self.ctx.chosen.get().filter(|chosen| chosen.kind == self.session.driver);
+        let driver_reason = chosen.map(|chosen| chosen.reason.clone()).unwrap_or_default();
+        VmPlan { address: self.address, driver: self.session.driver, driver_reason, vmm }
     }
 }
 

@@ -68,6 +68,7 @@ pub fn plan_of(session: &SessionRecord, state_dir: &Path) -> VmPlan {
         vm_id,
         dir: vm_dir(state_dir, vm_id),
         kernel,
+        kernel_elf: None,
         initramfs,
         rootfs,
         cmdline: String::new(),
@@ -75,13 +76,14 @@ pub fn plan_of(session: &SessionRecord, state_dir: &Path) -> VmPlan {
         vcpus: 1,
         nics: vec![Nic { tap: Some(vm_id.tap_name()), mac: MacAddr::from_lease(address) }],
         transport: Default::default(),
+        uid: None,
         seed: Some(airlock_domain::seed::Seed {
             meta_data: "instance-id: i\n".into(),
             user_data: "#cloud-config\n{}\n".into(),
             network_config: "{\"version\": 2}\n".into(),
         }),
     };
-    VmPlan { address, driver: session.driver, vmm }
+    VmPlan { address, driver: session.driver, driver_reason: "a test".into(), vmm }
 }
 
 /// The directory of a VM.

@@ -6,7 +6,7 @@ use airlock_protocol::Stage;
 use airlock_protocol::guest_config::{NetworkOwner, RootFs};
 
 use super::{Facts, Problem};
-use crate::manifest::lacking_for_owner;
+use crate::manifest::{VSOCK_MODULE, lacking_for_owner};
 use crate::modules::normalize;
 
 /// The oldest kernel that the VMMs support (Firecracker's kernel policy), and that knows 64-bit DMA over virtio-mmio.
@@ -188,7 +188,7 @@ fn option_problems(facts: &Facts, config: &BTreeMap<String, String>, age: Option
     problems.extend(lacking.into_iter().map(|problem| if both { problem } else { problem.warning() }));
     let vsock = need(
         "CONFIG_VIRTIO_VSOCKETS",
-        Some("vmw_vsock_virtio_transport"),
+        Some(VSOCK_MODULE),
         "agent_not_installed",
         Stage::AgentUp,
         "control channel over vsock (Firecracker)",

@@ -167,6 +167,7 @@ mod tests {
             vm_id: "01234567-89ab-4def-8123-456789abcdef".parse().unwrap(),
             dir: "/state/vms/vm-0".into(),
             kernel: "/images/a/vmlinuz".into(),
+            kernel_elf: None,
             initramfs: "/images/a/initramfs".into(),
             rootfs: "/images/a,b/rootfs.erofs".into(),
             cmdline: "ip=192.168.100.8::192.168.100.1:255.255.255.0::eth0:off airlock.vm=x".into(),
@@ -177,6 +178,7 @@ mod tests {
                 Nic { tap: Some("fc-0123456789".into()), mac: "06:00:c0:a8:64:08".parse().unwrap() },
             ],
             transport: Transport::Pci,
+            uid: None,
             seed: None,
         }
     }

@@ -117,6 +117,7 @@ impl VmmDriver for QemuDriver {
             console: dir.join(args::CONSOLE),
             log: dir.join("vmm.log"),
             control_socket: dir.join(args::CONTROL_SOCKET),
+            control_port: None,
             api_socket: dir.join(args::API_SOCKET),
         }
     }
@@ -130,8 +131,9 @@ impl VmmDriver for QemuDriver {
             dir: spec.dir.clone(),
             output: Some(self.paths(&spec.dir).log),
             netns: Some(network.netns()),
+            pid_namespace: false,
         };
-        hold(spec, self.paths(&spec.dir), process).await
+        hold(spec, network, self.paths(&spec.dir), process).await
     }
 
     async fn run(&self, held: HeldVmm) -> Result<VmmHandle, DriverError> {
