@@ -103,7 +103,8 @@ impl Watcher {
     /// Watches the pixels of a display that is up.
     pub(crate) fn open(display: &Display) -> Result<Self, DisplayError> {
         let (connection, screen) = x11rb::connect(Some(&format!(":{}", display.number)))?;
-        let watcher = Self { connection, screen, class: display.browser_class.clone(), browser_up: true };
+        let watcher =
+            Self { connection, screen, class: display.browser_class.clone(), browser_up: true, seen: Seen::default() };
         watcher.subscribe()?;
         Ok(watcher)
     }

@@ -105,9 +105,8 @@ impl Earlier {
         };
         let Accepted::Begun(session) = self.store.accept(&new, &room).await.unwrap() else { panic!("not begun") };
         self.executor.start(&self.plan(&session)).await.unwrap();
-        for stage in Stage::ALL {
-            let at_ms = f64::from(u8::try_from(stage as usize).unwrap());
-            let entry = TimelineEntry { stage, ok: true, at_ms, guest_us: None, errno: None, detail: None };
+        for (stage, at_ms) in Stage::ALL.iter().zip([0.0, 1.0, 2.0].into_iter().chain(std::iter::repeat(3.0))) {
+            let entry = TimelineEntry { stage: *stage, ok: true, at_ms, guest_us: None, errno: None, detail: None };
             self.store.add_stage(session.vm_id, &entry).await.unwrap();
         }
         self.store.set_vm_state(session.vm_id, VmState::Ready, None, 1).await.unwrap();
@@ -126,6 +125,7 @@ impl Earlier {
             vm_id,
             dir: self.vm_dir(vm_id),
             kernel,
+            kernel_elf: None,
             initramfs,
             rootfs,
             cmdline: String::new(),
@@ -134,8 +134,9 @@ impl Earlier {
             nics: vec![Nic { tap: Some(vm_id.tap_name()), mac: MacAddr::from_lease(address) }],
             transport: Default::default(),
             seed: None,
+            uid: None,
         };
-        VmPlan { address, driver: session.driver, vmm }
+        VmPlan { address, driver: session.driver, driver_reason: "a test".into(), vmm }
     }
 }
 
@@ -161,7 +162,7 @@ async fn guest(listener: UnixListener, session: SessionId, vm: VmId, captures: b
                     let url = format!("https://idp.test/authorize?client_id=c&{URL}=1&state={STATE}&redirect_uri=x");
                     let callback = format!("http://127.0.0.1:1455/cb?code={CALLBACK}&state={STATE}");
                     vec![
-                        said(LoginEvent::ToolStarted { pid: 7 }),
+                        said(LoginEvent::ToolStarted { pid: 7, flow: None }),
                         said(LoginEvent::UrlSeen { url: Sensitive::new(url), source: UrlSource::Shim }),
                         said(LoginEvent::UrlSeen { url: Sensitive::new(callback), source: UrlSource::Screen }),
                         said(LoginEvent::PageOpened),

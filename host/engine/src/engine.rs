@@ -24,6 +24,7 @@ use tokio::sync::{Notify, OnceCell, broadcast};
 use tokio::task::{AbortHandle, JoinSet};
 use uuid::Uuid;
 
+use crate::audit::Act;
 use crate::choice::DriverReport;
 use crate::clock::{Moment, boot_id, now_ms};
 use crate::context::Context;
@@ -403,8 +404,8 @@ impl Engine {
         let lasts_ms = i64::try_from(self.config().viewer.ticket_s * 1000).unwrap_or(i64::MAX);
         let expires_ms = now_ms().saturating_add(lasts_ms);
         let ticket = self.add_viewer_secret("ticket", &session, expires_ms).await?;
-        let subject = format!("{}/{id}", session.user_id);
-        self.inner.ctx.store.audit(actor, "viewer_link_issued", &subject, now_ms()).await?;
+        let act = Act::new(actor, "viewer_link_issued", format!("{}/{id}", session.user_id));
+        self.inner.ctx.store.audit(&act, now_ms()).await?;
         Ok((ticket, expires_ms))
     }
 

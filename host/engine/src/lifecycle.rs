@@ -210,7 +210,9 @@ impl Engine {
         let Some(mut view) = view else { return Ok(Err(ViewerEnd { state: session.state })) };
         let seen = view.wait_for(|view| wanted(view) || view.state.is_terminal()).await.map(|view| view.clone());
         Ok(match seen {
-            Ok(View { target: Some(addr), password, state, .. }) if !state.is_terminal() => Ok(Screen { addr, password }),
+            Ok(View { target: Some(addr), password, state, .. }) if !state.is_terminal() => {
+                Ok(Screen { addr, password })
+            }
             Ok(view) => Err(ViewerEnd { state: view.state }),
             Err(_) => Err(ViewerEnd { state: self.session(id).await?.state }),
         })

@@ -237,10 +237,6 @@ impl Api {
         session.id.to_string()
     }
 
-    pub fn state_dir(&self) -> &Path {
-        &self.engine.config().state_dir
-    }
-
     /// With a token, and what is sent as JSON.
     pub async fn as_token(&self, token: &str, method: Method, uri: &str, body: &Value) -> Answer {
         let bearer = format!("Bearer {token}");
