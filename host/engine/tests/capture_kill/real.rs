@@ -195,7 +195,7 @@ impl Place {
         };
         let Accepted::Begun(session) = self.store.accept(&new, &room).await? else { bail!("not begun") };
         self.executor.start(&plan_of(&session, &self.facts.state_dir)).await?;
-        for (stage, at_ms) in Stage::ALL.into_iter().zip([0.0, 1.0, 2.0].into_iter().chain(std::iter::repeat(3.0))) {
+        for (stage, at_ms) in Stage::ALL.iter().zip([0.0, 1.0, 2.0].into_iter().chain(std::iter::repeat(3.0))) {
             let entry = TimelineEntry { stage: *stage, ok: true, at_ms, guest_us: None, errno: None, detail: None };
             self.store.add_stage(session.vm_id, &entry).await?;
         }
