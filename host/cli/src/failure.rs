@@ -137,7 +137,11 @@ impl From<OpenError> for Box<Failure> {
                 "see the cause; airlock doctor says what is missing on this host".to_owned(),
             ),
             OpenError::Images(source) => (FAILED, source.code(), source.remedy()),
-            OpenError::Providers(_) => (FAILED, "provider_invalid", "correct the provider file".to_owned()),
+            OpenError::Providers(_) => (
+                FAILED,
+                "provider_invalid",
+                "correct the provider's file; airlock provider check FILE checks one".to_owned(),
+            ),
             OpenError::Network(source) => {
                 let known = source.remedy().or_else(|| cause(source.cause()).map(airlock_domain::Cause::remedy));
                 let remedy = known.unwrap_or("run as root; airlock doctor says what is missing");

@@ -81,7 +81,7 @@ async fn try_out(global: &Global, provider: &Provider, user: &str) -> Outcome {
     let client = Client::open(global)?;
     let list: ProviderList = client.get("/api/providers").await?;
     if !list.providers.iter().any(|known| known.id == provider.id) {
-        let remedy = "give the daemon the provider first: it runs the files that it was built with";
+        let remedy = "put the file into the daemon's providers_dir and start the daemon again";
         return Err(Failure::new(NOT_FOUND, "unknown_provider", format!("the daemon has no {}", provider.id), remedy));
     }
     let started = start(&client, user, &provider.id).await?;

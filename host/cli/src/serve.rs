@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
+use airlock_engine::{OpenError, providers};
 use airlock_server::{prepare, serve, shutdown_signal};
 use clap::Args;
 use serde_json::json;
@@ -26,6 +27,7 @@ pub struct ServeArgs {
 pub async fn run(global: &Global, args: ServeArgs) -> Outcome {
     let mut config = config::load(global, args.listen)?;
     if args.check_config {
+        providers::read(&config).map_err(OpenError::Providers)?;
         config.demo_idp.password = config.demo_idp.password.map(|_| "[redacted]".to_owned());
         return Ok(result(global.json, &json!({"ok": true, "config": config}), || line("the configuration is valid")));
     }

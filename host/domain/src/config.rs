@@ -58,6 +58,8 @@ pub struct Config {
     pub predictable_names: bool,
     /// Other images for providers: `provider_images = { shell = "debian-systemd" }`.
     pub provider_images: BTreeMap<String, String>,
+    /// The operator's own provider files, `*.toml`; one with the id of a shipped one takes its place.
+    pub providers_dir: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -82,6 +84,7 @@ impl Default for Config {
             extra_nics: 0,
             predictable_names: false,
             provider_images: BTreeMap::new(),
+            providers_dir: None,
         }
     }
 }
@@ -196,6 +199,9 @@ impl Config {
         };
         if !self.state_dir.is_absolute() {
             return refuse("state_dir", &self.state_dir.display(), "an absolute path");
+        }
+        if let Some(dir) = self.providers_dir.as_ref().filter(|dir| !dir.is_absolute()) {
+            return refuse("providers_dir", &dir.display(), "an absolute path");
         }
         for (field, name, longest) in
             [("network.namespace", &self.network.namespace, 64), ("network.bridge", &self.network.bridge, 15)]
@@ -334,6 +340,13 @@ mod tests {
         let config = Config::parse("predictable_names = true\nprovider_images = { shell = \"net-dhcpcd\" }").unwrap();
         assert_eq!((config.provider_images["shell"].as_str(), config.naming()), ("net-dhcpcd", " net.ifnames=1"));
         assert_eq!(Config::default().naming(), "");
+    }
+
+    #[test]
+    fn provider_files_have_an_absolute_place() {
+        let config = Config::parse("providers_dir = \"/etc/airlock/providers\"").unwrap();
+        assert_eq!(config.providers_dir.as_deref(), Some(std::path::Path::new("/etc/airlock/providers")));
+        assert!(Config::parse("providers_dir = \"providers\"").unwrap_err().to_string().contains("providers_dir"));
     }
 
     #[test]

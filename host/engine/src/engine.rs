@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use airlock_domain::boot::TimelineEntry;
 use airlock_domain::config::{Config, ConfigError};
-use airlock_domain::provider::{Provider, ProviderError};
+use airlock_domain::provider::Provider;
 use airlock_domain::reconcile::Resource;
 use airlock_domain::session::SessionState;
 use airlock_domain::session::login::Login;
@@ -33,6 +33,7 @@ use crate::error::Error;
 use crate::evidence;
 use crate::executor::Executor;
 use crate::images::Builds;
+use crate::providers::{self, ProvidersError};
 use crate::reconcile::ReconcileError;
 use crate::records::{Scope, SessionEvent, SessionRecord, TokenRecord, VmRecord};
 use crate::secrets;
@@ -42,17 +43,6 @@ use crate::vm::{Channels, LiveVm};
 
 /// How long the outcome page stays readable after the session's deadline, in milliseconds.
 const OUTCOME_MS: i64 = 10 * 60 * 1000;
-
-/// The provider files that the product ships.
-const PROVIDERS: [(&str, &str); 7] = [
-    ("claude_code.toml", include_str!("../../../providers/claude_code.toml")),
-    ("codex.toml", include_str!("../../../providers/codex.toml")),
-    ("copilot.toml", include_str!("../../../providers/copilot.toml")),
-    ("demo.toml", include_str!("../../../providers/demo.toml")),
-    ("gemini_cli.toml", include_str!("../../../providers/gemini_cli.toml")),
-    ("gh.toml", include_str!("../../../providers/gh.toml")),
-    ("shell.toml", include_str!("../../../providers/shell.toml")),
-];
 
 /// Why the engine did not open.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +64,7 @@ pub enum OpenError {
     Images(#[from] ImageError),
     /// A provider file is refused.
     #[error("read the providers")]
-    Providers(#[from] ProviderError),
+    Providers(#[from] ProvidersError),
     /// The private network cannot be made.
     #[error("make the private network")]
     Network(#[from] NetworkError),
@@ -219,9 +209,7 @@ impl Engine {
         for dir in ["vms", "evidence", "images", "cache"] {
             create_private_dir(&config.state_dir.join(dir))?;
         }
-        let providers = PROVIDERS.iter().map(|(file, text)| Provider::parse(file, text));
-        let mut providers = providers.collect::<Result<Vec<_>, _>>()?;
-        Provider::choose_images(&mut providers, &config.provider_images)?;
+        let providers = providers::read(&config)?;
         let store = Store::open(&config.state_dir.join("airlock.db"), &host_name()).await?;
         let boot_id = boot_id();
         store.rebase_clocks(&boot_id, Moment::now()).await?;

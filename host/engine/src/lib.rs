@@ -6,7 +6,7 @@
 //! * [`reconcile`]: a pass that compares what is recorded with what is seen, and acts
 //! * `vm`: the task that owns one VM; steps, boot, login
 //! * `dhcp`: the DHCP server, which hands out what is recorded
-//! * `choice`: which driver runs guests
+//! * `choice`: which driver runs guests; [`providers`]: which tools can be signed in
 //! * [`images`]: builds of images and their boot test
 //! * [`records`]: what is remembered and shown
 //! * [`store`]: everything durable, all SQL
@@ -34,6 +34,7 @@ pub mod evidence;
 pub mod executor;
 pub mod images;
 mod lifecycle;
+pub mod providers;
 pub mod reconcile;
 pub mod records;
 mod secrets;
