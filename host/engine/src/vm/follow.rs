@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use airlock_domain::Cause;
 use airlock_domain::boot::{BootEvent, Failure};
 use airlock_domain::session::SessionState;
 use airlock_domain::vmm::VmmExit;
@@ -236,11 +237,21 @@ impl VmTask {
             return self.commit().await;
         }
         self.judge_login()?;
-        if Instant::now() >= self.deadline && self.session.state != SessionState::Capturing {
-            return Ok(Next::End(End::Expired));
+        if Instant::now() >= self.deadline {
+            return match self.session.state {
+                // What an earlier daemon began to capture, and the guest never sent to this one.
+                SessionState::Capturing => Err(never_sent()),
+                _ => Ok(Next::End(End::Expired)),
+            };
         }
         Ok(if probe { Next::ProbeHealth } else { Next::Go })
     }
+}
+
+fn never_sent() -> Failure {
+    let detail =
+        "the daemon ended during the capture, and the guest did not send the credential again before the deadline";
+    Failure::new(Cause::DaemonInterrupted, None, detail)
 }
 
 /// What follows an input.

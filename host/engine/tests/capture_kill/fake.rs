@@ -22,6 +22,7 @@ use airlock_engine::vault::Vault;
 use anyhow::{Context, Result, ensure};
 use uuid::Uuid;
 
+use crate::Matrix;
 use crate::outcome::{files_of, judge, judge_log};
 use crate::support::{begin, make_ready, move_session, open_store, plan_of, scratch};
 
@@ -67,6 +68,17 @@ struct Site {
     store: Store,
     vault: Vault,
     executor: Executor,
+}
+
+impl Victim {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nobody => "daemon",
+            Self::Agent(_) => "daemon and agent",
+            Self::Vmm(_) => "daemon and VMM",
+            Self::VmmBetween => "daemon, then VMM",
+        }
+    }
 }
 
 impl Site {
@@ -158,8 +170,8 @@ async fn forgotten_after(waits: usize, life: impl Future<Output = ()>) -> bool {
     .await
 }
 
-/// One cell: the daemon is forgotten after so many waits, if it is not done before; `false` if it was.
-async fn cell(site: &mut Site, victim: Victim, waits: usize) -> Result<bool> {
+/// One cell: the daemon is forgotten after so many waits. Whether it left the session completed; none if it was done before.
+async fn cell(site: &mut Site, victim: Victim, waits: usize) -> Result<Option<bool>> {
     let session = begin(&site.store, VmId::from_uuid(Uuid::new_v4()), i64::from(i32::MAX)).await;
     let (id, vm_id) = (session.id, session.vm_id);
     site.executor.start(&plan_of(&session, site.state.path())).await?;
@@ -184,35 +196,35 @@ async fn cell(site: &mut Site, victim: Victim, waits: usize) -> Result<bool> {
     }
     judge(&site.store, &site.vault, id, "u1", guest.died, guest.acknowledged).await?;
     ensure!(site.host.world().is_empty(), "left: {:?}", site.host.world());
-    Ok(forgotten)
+    Ok(forgotten.then_some(between.state == SessionState::Completed))
 }
 
-/// Every cell; how many there were, and which were inconsistent.
-pub async fn run() -> (usize, Vec<String>) {
+/// Every cell.
+pub async fn run() -> Matrix {
     let of_moments = MOMENTS.into_iter().flat_map(|at| [Victim::Agent(at), Victim::Vmm(at)]);
     let victims: Vec<_> = [Victim::Nobody, Victim::VmmBetween].into_iter().chain(of_moments).collect();
-    let (mut cells, mut inconsistent) = (0, Vec::new());
+    let mut matrix = Matrix::default();
     let mut site = Site::new().await;
     for victim in victims {
         for waits in 0.. {
-            cells += 1;
-            let goes_on = match cell(&mut site, victim, waits).await {
-                Ok(forgotten) => forgotten,
-                Err(error) => {
-                    inconsistent.push(format!("{victim:?}, daemon dead after {waits} waits: {error:#}"));
+            let cell = cell(&mut site, victim, waits).await;
+            let goes_on = match &cell {
+                Ok(died) => died.is_some(),
+                Err(_) => {
                     site = Site::new().await;
-                    inconsistent.len() < 20
+                    matrix.inconsistent.len() < 20
                 }
             };
+            matrix.add(victim.name(), cell, || format!("{victim:?}, daemon dead after {waits} waits"));
             if !goes_on {
                 break;
             }
         }
     }
     if let Err(error) = judge_log(&site.store).await {
-        inconsistent.push(format!("the log: {error:#}"));
+        matrix.inconsistent.push(format!("the log: {error:#}"));
     }
-    (cells, inconsistent)
+    matrix
 }
 
 /// The judge sees what it must not accept.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use airlock_domain::admission::Limits;
@@ -13,11 +13,13 @@ use airlock_domain::boot::TimelineEntry;
 use airlock_domain::config::{Config, DriverChoice};
 use airlock_domain::evidence::EvidenceLimits;
 use airlock_domain::network::NetworkSpec;
+use airlock_domain::session::{SessionEvent, SessionState};
 use airlock_domain::vault::VaultConfig;
 use airlock_domain::vmm::DriverKind;
-use airlock_domain::{SessionId, VmId};
+use airlock_domain::{Cause, SessionId, VmId};
 use airlock_effects::netns::Netns;
 use airlock_effects::network::Network;
+use airlock_effects::process::ProcessHandle;
 use airlock_effects::steps::LinuxEffects;
 use airlock_effects::vmm::Drivers;
 use airlock_effects::vmm::fake::FakeDriver;
@@ -28,25 +30,19 @@ use airlock_engine::vault::Vault;
 use airlock_engine::{Engine, Moment};
 use airlock_image::Manifest;
 use airlock_protocol::Stage;
-use airlock_protocol::frame::{Decoder, encode};
-use airlock_protocol::message::{GuestMessage, HostMessage, LoginEvent, VERSION};
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::outcome::{files_of, judge, judge_log};
-use crate::support::{IMAGE_FILES, make_ready, plan_of, scratch, vm_dir};
+use crate::Matrix;
+use crate::guest::{At, Played, SOON, Seen};
+use crate::outcome::{judge, judge_log};
+use crate::support::{IMAGE_FILES, make_ready, move_session, plan_of, scratch, vm_dir};
 
 /// The environment variable that makes this program a daemon; it holds a [`Place`]'s facts.
 const DAEMON: &str = "AIRLOCK_CAPTURE_DAEMON";
 const TEST: &str = "capture_kill_real";
-const SOON: Duration = Duration::from_secs(30);
 
 /// Who is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,26 +51,27 @@ enum Victim {
     Vmm,
     /// The agent: its connection ends, another one greets the next host.
     Agent,
+    /// The daemon, and the VMM before there is another one.
+    DaemonThenVmm,
+    /// The daemon, and every next one as soon as the guest knows it.
+    Daemons,
 }
 
-/// When.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum At {
-    /// When the host connected.
-    Connected,
-    /// When the host wants the login.
-    Asked,
-    /// When half of the frame with the files is on its way.
-    HalfSent,
-    /// So many microseconds after the whole of it is.
-    Sent(u64),
-    /// When the guest was told that its credential is safe, and so many microseconds later.
-    Acknowledged(u64),
+impl Victim {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Daemon => "daemon",
+            Self::Vmm => "VMM",
+            Self::Agent => "agent",
+            Self::DaemonThenVmm => "daemon, then VMM",
+            Self::Daemons => "daemon thrice",
+        }
+    }
 }
 
 fn cells() -> Vec<(Victim, At)> {
     let of_all = [At::Connected, At::Asked, At::HalfSent, At::Sent(0), At::Sent(2000), At::Acknowledged(0)];
-    let victims = [Victim::Daemon, Victim::Vmm, Victim::Agent];
+    let victims = [Victim::Daemon, Victim::Vmm, Victim::Agent, Victim::DaemonThenVmm, Victim::Daemons];
     let mut cells: Vec<_> = victims.into_iter().flat_map(|victim| of_all.map(|at| (victim, at))).collect();
     let later = [300, 700, 1300, 3000, 5000, 8000, 13_000, 21_000, 34_000].map(At::Sent);
     cells.extend(later.into_iter().chain([500, 3000, 10_000].map(At::Acknowledged)).map(|at| (Victim::Daemon, at)));
@@ -173,7 +170,7 @@ impl Place {
     }
 
     /// A session whose machine is ready: everything but the login was done by an earlier daemon.
-    async fn ready(&self, user: &str) -> Result<SessionRecord> {
+    async fn ready(&self, user: &str, lasts_ms: i64) -> Result<SessionRecord> {
         let new = NewSession {
             id: SessionId::from_uuid(Uuid::new_v4()),
             vm_id: VmId::from_uuid(Uuid::new_v4()),
@@ -185,7 +182,7 @@ impl Place {
             memory_mib: 64,
             now: Moment::now(),
             boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned(),
-            lasts_ms: 600_000,
+            lasts_ms,
         };
         let room = Room {
             limits: Limits { sessions_per_user: 0, ..Limits::default() },
@@ -203,9 +200,13 @@ impl Place {
         Ok(session)
     }
 
+    /// Kills the VMM, if it is still there; by pid and start time, so that nobody else is hit.
     async fn kill_vmm(&self, vm_id: VmId) -> Result<()> {
         let process = self.store.vm(vm_id).await?.and_then(|vm| vm.process).context("the VMM is recorded")?;
-        kill(Pid::from_raw(process.pid), Signal::SIGKILL).context("kill the VMM")
+        if let Some(vmm) = ProcessHandle::open(process)? {
+            vmm.kill()?;
+        }
+        Ok(())
     }
 
     /// Waits until nothing of a VM is left.
@@ -221,125 +222,19 @@ impl Place {
         waited.unwrap_or_else(|_| bail!("VM {vm_id} is not gone after {SOON:?}: {}", self.log()))
     }
 
+    fn vm_dir(&self, session: &SessionRecord) -> PathBuf {
+        vm_dir(&self.facts.state_dir, session.vm_id)
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.facts.state_dir.join("daemon.log")).unwrap_or_default()
     }
 }
 
-/// What the guest sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    Connected,
-    Asked,
-    HalfSent,
-    Sent,
-    Acknowledged,
-}
-
-/// The agent's part: it greets every host and sends what it has until it is told that it is safe. `dies` is where its first
-/// connection ends.
-struct Guest {
-    session: SessionId,
-    vm: VmId,
-    dies: Option<At>,
-    seen: mpsc::UnboundedSender<Seen>,
-    acknowledged: Arc<AtomicBool>,
-}
-
-impl Guest {
-    async fn run(mut self, listener: UnixListener) {
-        while let Ok((stream, _)) = listener.accept().await {
-            // A host that is gone shows as an error: the next one is waited for.
-            let _ = self.serve(stream).await;
-        }
-    }
-
-    async fn serve(&mut self, mut host: UnixStream) -> Result<()> {
-        let _ = self.seen.send(Seen::Connected);
-        if self.dies_at(At::Connected) {
-            return Ok(());
-        }
-        let (mut decoder, mut bytes) = (Decoder::new(), vec![0; 65536]);
-        loop {
-            let count = host.read(&mut bytes).await?;
-            ensure!(count > 0, "the host is gone");
-            decoder.push(&bytes[..count]);
-            while let Some(message) = decoder.next_message::<HostMessage>() {
-                match message {
-                    HostMessage::Hello { .. } => {
-                        let (build_id, vm_id) = (String::new(), self.vm.to_string());
-                        let hello = GuestMessage::Hello {
-                            version: VERSION,
-                            build_id,
-                            vm_id,
-                            addresses: vec![],
-                            timeline: vec![],
-                        };
-                        host.write_all(&encode(&hello)?).await?;
-                    }
-                    HostMessage::StartLogin(_) => {
-                        let _ = self.seen.send(Seen::Asked);
-                        if self.dies_at(At::Asked) || self.send_files(&mut host).await? {
-                            return Ok(());
-                        }
-                    }
-                    HostMessage::CredentialStored { login_id } => {
-                        ensure!(login_id == self.session.to_string(), "another login's");
-                        self.acknowledged.store(true, Ordering::SeqCst);
-                        let _ = self.seen.send(Seen::Acknowledged);
-                        if self.dies_at(At::Acknowledged(0)) {
-                            return Ok(());
-                        }
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    /// Whether it died in the middle, or right behind it.
-    async fn send_files(&mut self, host: &mut UnixStream) -> Result<bool> {
-        let event = LoginEvent::Captured { files: files_of(self.session), confirmed: Some(true) };
-        let frame = encode(&GuestMessage::Login { login_id: self.session.to_string(), attempt: 1, event })?;
-        let (first, second) = frame.split_at(frame.len() / 2);
-        host.write_all(first).await?;
-        let _ = self.seen.send(Seen::HalfSent);
-        if self.dies_at(At::HalfSent) {
-            return Ok(true);
-        }
-        host.write_all(second).await?;
-        let _ = self.seen.send(Seen::Sent);
-        if let Some(At::Sent(us)) = self.dies {
-            tokio::time::sleep(Duration::from_micros(us)).await;
-            self.dies = None;
-            return Ok(true);
-        }
-        Ok(false)
-    }
-
-    fn dies_at(&mut self, at: At) -> bool {
-        let dies = self.dies == Some(at);
-        if dies {
-            self.dies = None;
-        }
-        dies
-    }
-}
-
-async fn cell(place: &Place, user: &str, victim: Victim, at: At) -> Result<()> {
-    let session = place.ready(user).await?;
-    let socket = vm_dir(&place.facts.state_dir, session.vm_id).join("agent.sock");
-    let listener = UnixListener::bind(&socket).context("listen as the guest")?;
-    let (seen, mut sees) = mpsc::unbounded_channel();
-    let acknowledged = Arc::new(AtomicBool::new(false));
-    let guest = Guest {
-        session: session.id,
-        vm: session.vm_id,
-        dies: (victim == Victim::Agent).then_some(at),
-        seen,
-        acknowledged: acknowledged.clone(),
-    };
-    let guest = tokio::spawn(guest.run(listener));
+/// Whether the daemon that was killed left the session completed; none if it was not killed.
+async fn cell(place: &Place, user: &str, victim: Victim, at: At) -> Result<Option<bool>> {
+    let session = place.ready(user, 600_000).await?;
+    let mut guest = Played::begin(&place.vm_dir(&session), &session, false, (victim == Victim::Agent).then_some(at))?;
     let mut daemon = Daemon::start(&place.facts)?;
     let (wanted, us) = match at {
         At::Connected => (Seen::Connected, 0),
@@ -348,41 +243,71 @@ async fn cell(place: &Place, user: &str, victim: Victim, at: At) -> Result<()> {
         At::Sent(us) => (Seen::Sent, us),
         At::Acknowledged(us) => (Seen::Acknowledged, us),
     };
-    let waited = tokio::time::timeout(SOON, async { while sees.recv().await.is_some_and(|seen| seen != wanted) {} });
-    ensure!(waited.await.is_ok(), "{wanted:?} was never seen: {}", place.log());
+    guest.until(wanted).await.with_context(|| place.log())?;
     tokio::time::sleep(Duration::from_micros(us)).await;
+    let mut left = None;
     match victim {
-        Victim::Daemon => {
+        Victim::Daemon | Victim::DaemonThenVmm | Victim::Daemons => {
+            daemon.kill();
+            let state = place.store.session(session.id).await?.context("the session is recorded")?.state;
+            ensure!(state == SessionState::Completed || !state.is_terminal(), "the daemon left it {state}");
+            left = Some(state == SessionState::Completed);
+            if victim == Victim::DaemonThenVmm {
+                place.kill_vmm(session.vm_id).await?;
+            }
+            daemon = Daemon::start(&place.facts)?;
+        }
+        Victim::Vmm => place.kill_vmm(session.vm_id).await?,
+        Victim::Agent => {}
+    }
+    if victim == Victim::Daemons && left == Some(false) {
+        for _ in 0..2 {
+            guest.until(Seen::Connected).await.with_context(|| place.log())?;
             daemon.kill();
             daemon = Daemon::start(&place.facts)?;
         }
-        // It may be gone already, with everything else.
-        Victim::Vmm => drop(place.kill_vmm(session.vm_id).await),
-        Victim::Agent => {}
     }
     place.gone(session.vm_id).await?;
-    let acknowledged = acknowledged.load(Ordering::SeqCst);
-    judge(&place.store, &place.vault, session.id, user, victim == Victim::Vmm, acknowledged).await?;
-    ensure!(!vm_dir(&place.facts.state_dir, session.vm_id).exists(), "its directory is left");
-    guest.abort();
+    let acknowledged = guest.acknowledged.load(Ordering::SeqCst);
+    let vmm_died = matches!(victim, Victim::Vmm | Victim::DaemonThenVmm);
+    judge(&place.store, &place.vault, session.id, user, vmm_died, acknowledged).await?;
+    ensure!(!place.vm_dir(&session).exists(), "its directory is left");
     drop(daemon);
+    Ok(left)
+}
+
+/// A capture that a daemon began, and that the guest never sends to the next one: the session does not outlast its deadline.
+async fn never_sent(place: &Place) -> Result<()> {
+    let session = place.ready("silent", 2000).await?;
+    move_session(&place.store, session.id, SessionEvent::CredentialWritten).await;
+    let mut guest = Played::begin(&place.vm_dir(&session), &session, true, None)?;
+    let _daemon = Daemon::start(&place.facts)?;
+    guest.until(Seen::Asked).await.with_context(|| place.log())?;
+    place.gone(session.vm_id).await?;
+    let ended = place.store.session(session.id).await?.context("the session is recorded")?;
+    let cause = ended.failure.as_ref().map(|failure| failure.cause);
+    ensure!(ended.state == SessionState::Failed && cause == Some(Cause::DaemonInterrupted), "it is {ended:?}");
+    ensure!(ended.ended_ms.is_some_and(|ms| ms >= session.deadline_ms), "it did not last until its deadline");
+    ensure!(place.store.credential("silent", &session.provider).await?.is_none(), "there is a credential");
+    ensure!(place.store.receipt(session.id).await?.is_some(), "there is no receipt");
     Ok(())
 }
 
-/// Every cell; how many there were, and which were inconsistent.
-pub async fn run() -> (usize, Vec<String>) {
+/// Every cell.
+pub async fn run() -> Matrix {
     let place = Place::new().await.unwrap();
-    let (cells, mut inconsistent) = (cells(), Vec::new());
-    for (number, (victim, at)) in cells.iter().enumerate() {
-        if let Err(error) = cell(&place, &format!("u{number}"), *victim, *at).await {
-            inconsistent.push(format!("{victim:?} killed at {at:?}: {error:#}"));
-        }
+    let mut matrix = Matrix::default();
+    for (number, (victim, at)) in cells().into_iter().enumerate() {
+        let cell = cell(&place, &format!("u{number}"), victim, at).await;
+        matrix.add(victim.name(), cell, || format!("{victim:?} killed at {at:?}"));
     }
+    let never_sent = never_sent(&place).await.map(|()| None);
+    matrix.add("daemon, files gone", never_sent, || "never sent again".into());
     match judge_log(&place.store).await {
         Ok(entries) => println!("real: {entries} entries of the log are chained and signed"),
-        Err(error) => inconsistent.push(format!("the log: {error:#}")),
+        Err(error) => matrix.inconsistent.push(format!("the log: {error:#}")),
     }
-    (cells.len(), inconsistent)
+    matrix
 }
 
 /// An image that is whole by its manifest; nothing of it is ever run. Returns its reference.
