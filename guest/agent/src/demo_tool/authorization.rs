@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
 use super::callback::Callback;
-use super::{CLIENT_ID, DemoError, ISSUER_VARIABLE, io, tokens};
+use super::{CLIENT_ID, DemoError, ISSUER_VARIABLE, PORT_VARIABLE, io, tokens};
 use crate::http::percent_encode;
 
 /// The authorization server.
@@ -21,6 +21,11 @@ pub struct Issuer {
 }
 
 impl Issuer {
+    /// The one that the environment names.
+    pub fn named() -> Result<Self, DemoError> {
+        Self::parse(&std::env::var(ISSUER_VARIABLE).map_err(|_| DemoError::NoIssuer)?)
+    }
+
     /// Reads `http://ADDRESS:PORT`.
     pub fn parse(text: &str) -> Result<Self, DemoError> {
         let url = text.trim_end_matches('/').to_owned();
@@ -29,21 +34,47 @@ impl Issuer {
     }
 }
 
-/// Signs in. Returns the account's name.
+/// One authorization request, as it is remembered until its answer.
+#[derive(Debug)]
+pub struct Request {
+    /// Who is asked.
+    pub issuer: Issuer,
+    /// The code verifier (RFC 7636 section 4.1).
+    pub verifier: String,
+    /// The mark by which the answer is known as this request's.
+    pub state: String,
+}
+
+impl Request {
+    /// A request that nobody made before.
+    pub fn new() -> Result<Self, DemoError> {
+        Ok(Self { issuer: Issuer::named()?, verifier: random_text()?, state: random_text()? })
+    }
+
+    /// Tells the person the page whose answer goes to `redirect_uri`, and opens it.
+    pub fn show(&self, redirect_uri: &str) {
+        let url = authorize_url(&self.issuer, redirect_uri, &self.state, &self.verifier);
+        println!("Signing in at {}", self.issuer.url);
+        println!("If the browser didn't open, visit: {url}");
+        open_browser(&url);
+    }
+}
+
+/// Signs in by way of the browser. Returns the account's name.
 pub fn login() -> Result<String, DemoError> {
-    let issuer = Issuer::parse(&std::env::var(ISSUER_VARIABLE).map_err(|_| DemoError::NoIssuer)?)?;
-    let (verifier, state) = (random_text()?, random_text()?);
-    let callback = Callback::listen().map_err(io("listen for the callback"))?;
-    let url = authorize_url(&issuer, &callback.redirect_uri(), &state, &verifier);
-
-    println!("Signing in at {}", issuer.url);
-    println!("If the browser didn't open, visit: {url}");
-    open_browser(&url);
-
-    let code = callback.wait(&state)?;
-    let tokens = tokens::exchange(&issuer, &code, &callback.redirect_uri(), &verifier)?;
+    let request = Request::new()?;
+    let callback = Callback::listen(port()?).map_err(io("listen for the callback"))?;
+    request.show(&callback.redirect_uri());
+    let code = callback.wait(&request.state)?;
+    let tokens = tokens::exchange(&request.issuer, &code, &callback.redirect_uri(), &request.verifier)?;
     tokens.save()?;
     Ok(tokens.account)
+}
+
+/// The port that the environment names; 0, for which the kernel picks one, without it.
+fn port() -> Result<u16, DemoError> {
+    let Ok(port) = std::env::var(PORT_VARIABLE) else { return Ok(0) };
+    port.parse().map_err(|_| DemoError::Port { port })
 }
 
 fn authorize_url(issuer: &Issuer, redirect_uri: &str, state: &str, verifier: &str) -> String {

@@ -1,4 +1,4 @@
-//! The loopback redirect (RFC 8252 section 7.3): a listener on a random port that takes one authorization response.
+//! The loopback redirect (RFC 8252 section 7.3): a listener that takes one authorization response.
 //!
 //! A response with a wrong state gets 400 and the login goes on waiting; other paths get 404.
 
@@ -17,9 +17,9 @@ pub struct Callback {
 }
 
 impl Callback {
-    /// Listens on a port that the kernel picks.
-    pub fn listen() -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    /// Listens on `port`; on one that the kernel picks if that is 0.
+    pub fn listen(port: u16) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
         let port = listener.local_addr()?.port();
         Ok(Self { listener, port })
     }
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn only_the_answer_with_our_state_ends_the_wait() {
-        let callback = Callback::listen().unwrap();
+        let callback = Callback::listen(0).unwrap();
         let port = callback.port;
         let waiting = std::thread::spawn(move || callback.wait("right"));
         assert!(get(port, "/favicon.ico").starts_with("HTTP/1.1 404"));
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_refusal_ends_it_too() {
-        let callback = Callback::listen().unwrap();
+        let callback = Callback::listen(0).unwrap();
         let port = callback.port;
         let waiting = std::thread::spawn(move || callback.wait("s"));
         assert!(get(port, "/callback?error=access_denied&state=s").contains("refused"));

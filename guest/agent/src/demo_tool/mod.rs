@@ -1,18 +1,25 @@
 //! `airlock-demo-tool`: a small OAuth client for native apps (RFC 8252) with PKCE (RFC 7636), as a command-line tool
-//! that people sign in with has one: `login` and `status`.
+//! that people sign in with has one: `login` and `status`. `login` waits for the browser on a port of its own, `login --paste` asks
+//! for the code that the server's page shows.
 //!
 //! A refusal or a failure prints one line and ends with 1; nothing secret is printed except the URL that the person needs.
 
 mod authorization;
 mod callback;
+mod paste;
 mod tokens;
 
 use std::process::ExitCode;
 
 /// Names the authorization server, e.g. `http://192.168.100.1:4080`.
 pub const ISSUER_VARIABLE: &str = "AIRLOCK_DEMO_ISSUER";
+/// Names the port of the callback; another one at every login without it.
+pub const PORT_VARIABLE: &str = "AIRLOCK_DEMO_CALLBACK_PORT";
 /// Client id at the authorization server.
 pub const CLIENT_ID: &str = "airlock-demo";
+
+/// What is said of a code that is not taken.
+const WRONG_CODE: &str = "That code is not right";
 
 /// Why a login or a status failed.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +32,12 @@ pub enum DemoError {
     Issuer {
         /// What was given.
         issuer: String,
+    },
+    /// The callback's port is no port.
+    #[error("{PORT_VARIABLE} is {port:?}: expected a port")]
+    Port {
+        /// What was given.
+        port: String,
     },
     /// Random bytes cannot be had.
     #[error("get random bytes")]
@@ -44,6 +57,9 @@ pub enum DemoError {
         /// The server's error code (RFC 6749 section 4.1.2.1).
         error: String,
     },
+    /// Nobody brought a code that the server takes.
+    #[error("{WRONG_CODE}. Start again")]
+    Code,
     /// The token endpoint said no.
     #[error("The server did not accept the code: HTTP {status} {error}")]
     Token {
@@ -67,11 +83,13 @@ fn io(doing: &'static str) -> impl FnOnce(std::io::Error) -> DemoError {
 
 /// The program.
 pub fn main(args: &[String]) -> ExitCode {
-    let outcome = match args.first().map(String::as_str) {
-        Some("login") => authorization::login(),
-        Some("status") => tokens::status(),
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match words[..] {
+        ["login"] => authorization::login(),
+        ["login", "--paste"] => paste::login(),
+        ["status"] => tokens::status(),
         _ => {
-            eprintln!("usage: airlock-demo-tool login|status");
+            eprintln!("usage: airlock-demo-tool login [--paste] | status");
             return ExitCode::from(2);
         }
     };

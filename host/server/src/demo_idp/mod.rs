@@ -2,7 +2,7 @@
 //!
 //! Authorization code flow (RFC 6749 section 4.1) for native apps: PKCE with S256 is required (RFC 7636), the redirect goes to a
 //! loopback address on any port (RFC 8252 section 7.3), clients are public and need no registration, because a loopback redirect
-//! can only reach the machine that asked. Refresh tokens work; `GET /userinfo` says whose an access token is.
+//! can only reach the machine that asked. A tool that a browser elsewhere cannot reach has the code shown, for its person to carry. Refresh tokens work; `GET /userinfo` says whose an access token is.
 //!
 //! It knows one account. Codes and tokens live in memory, bounded and hashed, and are forgotten at the end of the process: it is a
 //! demo and owns nothing durable. A refused request is an error page (when its redirect cannot be trusted) or an error redirect.
@@ -123,14 +123,21 @@ async fn submit_form(
         return refused(Refused::Page("the form was sent from another site"));
     }
     if form.decision == "deny" {
-        return redirect(&request.redirect_with(&[("error", "access_denied")]));
+        let back = request.redirect_with(&[("error", "access_denied")]);
+        return back.map_or_else(page::denied, |url| redirect(&url));
     }
     if !idp.account.admits(&form.username, &form.password) {
         return page::login(&request, &form.params, Some(&form.username));
     }
     match idp.grants().new_code(&request, &idp.account.user, Instant::now()) {
-        Ok(code) => redirect(&request.redirect_with(&[("code", &code)])),
-        Err(_) => redirect(&request.redirect_with(&[("error", "temporarily_unavailable")])),
+        Ok(code) => {
+            let back = request.redirect_with(&[("code", &code)]);
+            back.map_or_else(|| page::code(&code, &request.state), |url| redirect(&url))
+        }
+        Err(_) => {
+            let back = request.redirect_with(&[("error", "temporarily_unavailable")]);
+            back.map_or_else(|| page::refused("no code can be made now"), |url| redirect(&url))
+        }
     }
 }
 

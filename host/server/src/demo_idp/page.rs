@@ -13,6 +13,7 @@ h1{font-size:20px;margin:0 0 4px}p{margin:0 0 16px;color:#45555f}\
 label{display:block;margin:0 0 12px}input{display:block;width:100%;box-sizing:border-box;padding:8px;font:inherit;border:1px solid #8899a6;border-radius:4px}\
 button{font:inherit;padding:8px 16px;border:1px solid #0b3d5c;border-radius:4px;background:#0b3d5c;color:#fff;margin-right:8px}\
 button.quiet{background:transparent;color:#0b3d5c}\
+.code{font-family:monospace;overflow-wrap:anywhere}\
 .error{background:#b00020;color:#fff;padding:8px 12px;margin:0 0 16px;border-radius:4px}";
 
 /// The login form. `wrong_for` is the user name of an attempt that was turned down.
@@ -46,7 +47,23 @@ pub fn login(request: &AuthorizeRequest, params: &AuthorizeParams, wrong_for: Op
         user = escape(wrong_for.unwrap_or_default()),
     );
     // Browsers apply form-action to the redirect that follows the form as well.
-    page(StatusCode::OK, &body, &format!("'self' {}", request.redirect_origin()))
+    let form_action = request.redirect_origin().map_or_else(|| "'self'".to_owned(), |origin| format!("'self' {origin}"));
+    page(StatusCode::OK, &body, &form_action)
+}
+
+/// The code for a tool that asks for it, with the tool's own mark: it takes no code of another sign-in.
+pub fn code(code: &str, state: &str) -> Response {
+    let body = format!(
+        "<main><h1>Your code</h1><p>Paste it where the tool asks for it.</p><p class=\"code\">{}#{}</p></main>",
+        escape(code),
+        escape(state)
+    );
+    page(StatusCode::OK, &body, "'none'")
+}
+
+/// What the person decided, for a tool that has no page of its own.
+pub fn denied() -> Response {
+    page(StatusCode::OK, "<main><h1>Denied</h1><p>The tool gets nothing. You can close this page.</p></main>", "'none'")
 }
 
 /// A request that cannot be answered with a redirect.

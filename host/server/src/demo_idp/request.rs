@@ -18,6 +18,9 @@ pub struct AuthorizeParams {
     pub code_challenge_method: String,
 }
 
+/// A redirect URI that asks for a page with the code on it, for a tool that a browser elsewhere cannot reach.
+pub const SHOW_CODE: &str = "urn:ietf:wg:oauth:2.0:oob";
+
 /// A request that may be answered with a code.
 #[derive(Debug, Clone)]
 pub struct AuthorizeRequest {
@@ -25,8 +28,10 @@ pub struct AuthorizeRequest {
     /// As it was sent: the token request must repeat it byte by byte.
     pub redirect_uri: String,
     pub code_challenge: String,
-    redirect: Url,
-    state: String,
+    /// None: the code is shown.
+    redirect: Option<Url>,
+    /// The client's own mark, which goes back with the answer.
+    pub state: String,
 }
 
 /// How a request is turned down.
@@ -45,9 +50,12 @@ impl AuthorizeRequest {
         if params.client_id.is_empty() || params.client_id.len() > 64 || !params.client_id.chars().all(is_client_char) {
             return Err(Refused::Page("client_id is missing or malformed"));
         }
-        let redirect = loopback(&params.redirect_uri).ok_or(Refused::Page(
-            "redirect_uri must be http on a loopback address, like http://127.0.0.1:PORT/callback",
-        ))?;
+        let redirect = match params.redirect_uri.as_str() {
+            SHOW_CODE => None,
+            text => Some(loopback(text).ok_or(Refused::Page(
+                "redirect_uri must be http on a loopback address, like http://127.0.0.1:PORT/callback",
+            ))?),
+        };
         let request = Self {
             client_id: params.client_id.clone(),
             redirect_uri: params.redirect_uri.clone(),
@@ -55,8 +63,10 @@ impl AuthorizeRequest {
             redirect,
             state: params.state.clone(),
         };
-        let refuse =
-            |error, why| Err(Refused::Redirect(request.redirect_with(&[("error", error), ("error_description", why)])));
+        let refuse = |error, why| {
+            let pairs = [("error", error), ("error_description", why)];
+            Err(request.redirect_with(&pairs).map_or(Refused::Page(why), Refused::Redirect))
+        };
         if params.response_type != "code" {
             return refuse("unsupported_response_type", "response_type must be code");
         }
@@ -71,9 +81,9 @@ impl AuthorizeRequest {
         Ok(request)
     }
 
-    /// The redirect with these parameters and the client's state.
-    pub fn redirect_with(&self, pairs: &[(&str, &str)]) -> String {
-        let mut url = self.redirect.clone();
+    /// The redirect with these parameters and the client's state; none for a client that has no place to go back to.
+    pub fn redirect_with(&self, pairs: &[(&str, &str)]) -> Option<String> {
+        let mut url = self.redirect.clone()?;
         {
             let mut query = url.query_pairs_mut();
             query.extend_pairs(pairs);
@@ -81,12 +91,12 @@ impl AuthorizeRequest {
                 query.append_pair("state", &self.state);
             }
         }
-        url.into()
+        Some(url.into())
     }
 
     /// Scheme, host and port of the redirect, for the page's `form-action`.
-    pub fn redirect_origin(&self) -> String {
-        self.redirect.origin().ascii_serialization()
+    pub fn redirect_origin(&self) -> Option<String> {
+        Some(self.redirect.as_ref()?.origin().ascii_serialization())
     }
 }
 

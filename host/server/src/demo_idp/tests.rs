@@ -153,6 +153,31 @@ async fn deny_goes_back_with_access_denied() {
 }
 
 #[tokio::test]
+async fn a_code_without_a_way_back_is_shown_with_the_tool_s_mark() {
+    let idp = idp();
+    let shown = |decision| {
+        let mut pairs = params();
+        pairs[2].1 = request::SHOW_CODE;
+        pairs.extend([("username", "alice"), ("password", "correct horse"), ("decision", decision)]);
+        let idp = idp.clone();
+        async move { post(&idp, "/authorize", &pairs).await }
+    };
+    let answer = shown("allow").await;
+    assert!(answer.headers().get(header::LOCATION).is_none());
+    let page = text(answer).await;
+    let code = page.split_once("class=\"code\">").unwrap().1.split_once("#s&amp;t=1</p>").unwrap().0;
+    let mut form = token_form(code, VERIFIER);
+    assert_eq!(json(post(&idp, "/token", &form).await).await["error"], "invalid_grant", "its own redirect counts");
+    form[2].1 = request::SHOW_CODE;
+    assert!(json(post(&idp, "/token", &form).await).await["access_token"].is_string());
+    assert!(text(shown("deny").await).await.contains("Denied"));
+
+    let mut pairs = params();
+    (pairs[2].1, pairs[5].1) = (request::SHOW_CODE, "plain");
+    assert_eq!(get_form(&idp, &pairs).await.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
 async fn a_redirect_that_is_not_loopback_is_never_followed() {
     let mut pairs = params();
     pairs[2].1 = "https://evil.example/cb";

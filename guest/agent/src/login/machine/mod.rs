@@ -130,6 +130,8 @@ pub struct Machine {
     said: Option<(Outcome, String)>,
     verdict: Verdict,
     confirming: bool,
+    /// Whether the tool had ended when its status command was asked last.
+    asked_at_end: bool,
     exit: Option<Exit>,
     state: State,
 }
@@ -182,6 +184,7 @@ impl Machine {
             said: None,
             verdict: Verdict::Missing { path: String::new() },
             confirming: false,
+            asked_at_end: false,
             exit: None,
             state: State::Running,
         }
@@ -377,7 +380,7 @@ impl Machine {
             return Vec::new();
         }
         if self.has_status_command {
-            self.confirming = true;
+            (self.confirming, self.asked_at_end) = (true, self.exit.is_some());
             return vec![Output::Confirm];
         }
         self.capture(None)
@@ -385,8 +388,19 @@ impl Machine {
 
     fn confirmed(&mut self, ok: bool) -> Vec<Output> {
         self.confirming = false;
+        let is_complete = matches!(self.verdict, Verdict::Complete(_));
+        if ok && is_complete {
+            return self.capture(Some(true));
+        }
         // A status command may say no while the tool still writes; the last word is the one after the tool ended.
-        if ok || self.exit.is_some() { self.capture(Some(ok)) } else { Vec::new() }
+        if self.exit.is_none() || self.state != State::Running {
+            return Vec::new();
+        }
+        if is_complete && self.asked_at_end {
+            let detail = "the tool's own status command denies the login".to_owned();
+            return self.fail(Outcome::CredentialRejected, detail);
+        }
+        self.after_exit()
     }
 
     fn after_exit(&mut self) -> Vec<Output> {

@@ -96,8 +96,27 @@ fn a_status_command_that_says_no_is_asked_again_after_the_tool_ended() {
     let outputs = m.take(exited(0), 3);
     assert_eq!(outputs.last(), Some(&Output::Confirm));
     assert!(!m.is_over());
-    let captured = m.take(confirmed(false), 4);
-    assert!(matches!(&captured[1..], [Output::Emit(LoginEvent::Captured { confirmed: Some(false), .. })]));
+    let rejected = m.take(confirmed(false), 4);
+    assert_eq!((rejected.len(), causes(&rejected)), (2, vec![Outcome::CredentialRejected]), "and nothing is sent");
+    assert!(m.is_over());
+}
+
+#[test]
+fn an_answer_that_was_asked_for_before_the_tool_ended_is_not_the_last_word() {
+    let asked_before = |verdict| {
+        let mut m = Machine::new(&spec(true), 0);
+        m.take(Input::Files(complete()), 1);
+        m.take(Input::Files(verdict), 2);
+        assert_eq!(m.take(exited(0), 3).len(), 1);
+        let outputs = m.take(confirmed(false), 4);
+        (m, outputs)
+    };
+    let (mut m, outputs) = asked_before(complete());
+    assert_eq!(outputs.last(), Some(&Output::Confirm));
+    let captured = m.take(confirmed(true), 5);
+    assert!(matches!(&captured[1..], [Output::Emit(LoginEvent::Captured { confirmed: Some(true), .. })]));
+    let (m, outputs) = asked_before(Verdict::Missing { path: "f".into() });
+    assert_eq!(causes(&outputs), vec![Outcome::CliExited], "the file went away again");
     assert!(m.is_over());
 }
 
