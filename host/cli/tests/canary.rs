@@ -221,7 +221,7 @@ async fn marked_secrets_of_a_sign_in_are_found_nowhere() {
     // A guest's console may say anything.
     let console = format!(
         "agent: https://idp.test/authorize?code={CONSOLE_CODE}&state={STATE}\n{{\"access_token\":\"{CONSOLE_TOKEN}\"}}\n\
-         Authorization: Bearer {CONSOLE_TOKEN}\nKernel panic - not syncing\n"
+         Authorization: Bearer {CONSOLE_TOKEN}\n"
     );
     fs::write(earlier.vm_dir(fails.vm_id).join("console.log"), console).unwrap();
     let log = fs::File::create(at.state.path().join("daemon.log")).unwrap();
@@ -232,6 +232,9 @@ async fn marked_secrets_of_a_sign_in_are_found_nowhere() {
     let pid = daemon.child.id();
     let (id, vm) = (signs_in.id.to_string(), signs_in.vm_id.to_string());
     tokio::time::timeout(SOON, asked.notified()).await.expect("the guest is asked to log in");
+    for id in [&id, &fails.id.to_string()] {
+        daemon.wait_until(id, "asking for a code", |session| session["login"]["codeWanted"] == true, SOON).await;
+    }
 
     // The person types a code, whatever the tool makes of it; and sends it to the wrong place as well.
     let mut answers = String::new();
@@ -245,7 +248,11 @@ async fn marked_secrets_of_a_sign_in_are_found_nowhere() {
         ("GET", format!("/api/auth/session/{id}/timeline"), Value::Null),
         ("GET", format!("/api/vms/{vm}/diagnosis"), Value::Null),
     ] {
-        let (_, answer) = daemon.call(method, &path, (!body.is_null()).then_some(body)).await;
+        let (_, mut answer) = daemon.call(method, &path, (!body.is_null()).then_some(body)).await;
+        // The code that the person types at the provider is shown, by the view of a session that is not over, and there only.
+        if let Some(login) = answer.get_mut("login").and_then(Value::as_object_mut) {
+            assert_eq!(login.remove("userCode"), Some(USER_CODE.into()), "{path}");
+        }
         answers.push_str(&answer.to_string());
     }
     // Now the tool has written its file.

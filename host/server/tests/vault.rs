@@ -234,7 +234,7 @@ async fn two_users_of_one_provider_see_nothing_of_each_other() {
     let life = async |user: &str| {
         let bearer = format!("Bearer {}", api.admin);
         let headers =
-            [("authorization", bearer.as_str()), ("content-type", "application/json"), ("idempotency-key", "the same")];
+            [("authorization", bearer.as_str()), ("content-type", "application/json"), ("idempotency-key", "the-same")];
         let body = json!({"userId": user, "provider": "shell"}).to_string();
         let started = api.send(Method::POST, "/api/auth/start", &headers, &body).await.json();
         let session = started["sessionId"].as_str().unwrap().to_owned();

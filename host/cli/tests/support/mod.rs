@@ -297,6 +297,18 @@ impl Daemon {
 
     /// Follows the session's live events until it is in one of `states`; returns it. Panics with the log when it ends otherwise.
     pub async fn wait_for(&self, id: &str, states: &[&str], deadline: Duration) -> Value {
+        let wanted = |session: &Value| session["state"].as_str().is_some_and(|state| states.contains(&state));
+        self.wait_until(id, &format!("{states:?}"), wanted, deadline).await
+    }
+
+    /// The same, until it is as `wanted`, which is called `what`.
+    pub async fn wait_until(
+        &self,
+        id: &str,
+        what: &str,
+        wanted: impl Fn(&Value) -> bool,
+        deadline: Duration,
+    ) -> Value {
         let follow = async {
             let url = format!("{}/api/auth/session/{id}/events", self.base);
             let mut response = self.client.get(url).bearer_auth(&self.token).send().await.unwrap();
@@ -308,7 +320,7 @@ impl Daemon {
                     let event: String = text.drain(..end + 2).collect();
                     let data = event.lines().find_map(|line| line.strip_prefix("data:")).map(str::trim);
                     let data: Value = data.and_then(|data| serde_json::from_str(data).ok()).unwrap_or(Value::Null);
-                    if data["state"].as_str().is_some_and(|state| states.contains(&state)) {
+                    if wanted(&data) {
                         return data;
                     }
                 }
@@ -318,7 +330,7 @@ impl Daemon {
         match tokio::time::timeout(deadline, follow).await {
             Ok(session) => session,
             Err(_) => {
-                panic!("session {id} is not {states:?} after {deadline:?}: {}\n{}", self.session(id).await, self.log())
+                panic!("session {id} is not {what} after {deadline:?}: {}\n{}", self.session(id).await, self.log())
             }
         }
     }

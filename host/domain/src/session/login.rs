@@ -71,14 +71,22 @@ impl Login {
         }
         match event {
             LoginEvent::ToolStarted { flow: Some(flow), .. } => self.flow = *flow,
-            LoginEvent::UrlSeen { url, .. } => self.url = Some(url.clone()),
+            LoginEvent::UrlSeen { url, .. } => {
+                self.url = Some(url.clone());
+                if self.code_wanted {
+                    return Step::AwaitUser;
+                }
+            }
             LoginEvent::UserCode { code, url } => {
                 (self.user_code, self.url) = (Some(code.clone()), Some(url.clone()));
                 return Step::AwaitUser;
             }
             LoginEvent::CodeWanted | LoginEvent::CodeRefused { .. } => {
                 self.code_wanted = true;
-                return Step::AwaitUser;
+                // The code is on a page: without its address it is nobody's turn.
+                if self.url.is_some() {
+                    return Step::AwaitUser;
+                }
             }
             LoginEvent::PageOpened | LoginEvent::PageNotShown { .. } => return Step::AwaitUser,
             LoginEvent::Outcome { outcome, detail } => return self.ended(*outcome, detail, now_ms + retry_ms),
@@ -104,6 +112,11 @@ impl Login {
     /// A code is on its way to the tool.
     pub fn code_sent(&mut self) {
         self.code_wanted = false;
+    }
+
+    /// The session is over: its page and its code are of no use to anybody who may see them.
+    pub fn forget_secrets(&mut self) {
+        (self.url, self.user_code, self.code_wanted) = (None, None, false);
     }
 
     /// Begins the next attempt, in `flow`.
@@ -146,6 +159,8 @@ fn may_be_retried(outcome: Outcome) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use airlock_protocol::login::UrlSource;
+
     use super::*;
 
     fn secret(text: &str) -> Sensitive {
@@ -159,6 +174,9 @@ mod tests {
     #[test]
     fn a_code_is_wanted_until_it_is_sent_and_again_when_it_is_refused() {
         let mut login = Login::new(Flow::PasteCode);
+        assert_eq!(login.on(1, &LoginEvent::CodeWanted, 0, 9), Step::Changed, "wanted from where?");
+        let page = LoginEvent::UrlSeen { url: secret("https://i/"), source: UrlSource::Screen };
+        assert_eq!(login.on(1, &page, 0, 9), Step::AwaitUser);
         assert_eq!(login.on(1, &LoginEvent::CodeWanted, 0, 9), Step::AwaitUser);
         login.code_sent();
         assert!(!login.code_wanted);
@@ -184,6 +202,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_over_shows_neither_page_nor_code() {
+        let mut login = Login::new(Flow::DeviceCode);
+        login.on(1, &LoginEvent::UserCode { code: secret("AB-CD"), url: secret("https://i/device") }, 0, 9);
+        login.on(1, &LoginEvent::CodeWanted, 0, 9);
+        login.forget_secrets();
+        assert_eq!(login, Login::new(Flow::DeviceCode));
+    }
+
+    #[test]
     fn what_no_retry_changes_fails_at_once() {
         for outcome in Outcome::ALL {
             let step = Login::new(Flow::Loopback).on(1, &ended(outcome), 0, 9);
@@ -198,7 +225,7 @@ mod tests {
         let started = LoginEvent::ToolStarted { pid: 1, flow: Some(Flow::DeviceCode) };
         assert_eq!(login.on(3, &started, 0, 9), Step::Changed);
         assert_eq!((login.attempt, login.flow), (3, Flow::DeviceCode));
-        let old = LoginEvent::UrlSeen { url: secret("https://i/"), source: airlock_protocol::login::UrlSource::Shim };
+        let old = LoginEvent::UrlSeen { url: secret("https://i/"), source: UrlSource::Shim };
         assert_eq!(Login::new(Flow::Loopback).on(0, &old, 0, 9), Step::Changed, "an agent that numbers nothing");
     }
 }

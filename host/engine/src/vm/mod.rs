@@ -305,7 +305,13 @@ impl VmTask {
         self.session.state = to;
         self.session.failure = failure;
         self.session.ended_ms = to.is_terminal().then_some(now);
-        self.view.send_modify(|view| view.state = to);
+        if let Some(login) = self.session.login.as_mut().filter(|_| to.is_terminal()) {
+            login.forget_secrets();
+        }
+        self.view.send_modify(|view| {
+            view.state = to;
+            view.login.clone_from(&self.session.login);
+        });
         let _ = self.events.send(SessionEvent::State(Box::new(self.session.clone())));
         tracing::info!(session = %self.session.id, state = %to, "session");
     }
