@@ -302,7 +302,7 @@ async fn marked_secrets_of_a_sign_in_are_found_nowhere() {
         answers.push_str(&String::from_utf8_lossy(&out.stderr));
     }
     // Connections that are kept for the next request keep their buffers.
-    let daemon = daemon.without_connections();
+    let daemon = daemon.without_connections().await;
 
     assert_eq!(held(answers.as_bytes(), &MARKS), [""; 0], "in answers of the API or the command line");
     let found = in_files(daemon.at.state.path(), &MARKS);

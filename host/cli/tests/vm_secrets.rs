@@ -56,7 +56,7 @@ async fn secrets_of_a_real_sign_in_are_found_nowhere() {
     let secrets = [text(&content, "access_token"), text(&content, "refresh_token"), ticket.as_str()];
     let everything = [&secrets[..], &[PASSWORD]].concat();
     // What the test itself and its browser knew is not in another process.
-    let daemon = daemon.without_connections();
+    let daemon = daemon.without_connections().await;
     let mut found = in_files(daemon.at.state.path(), &everything);
     found.retain(|(path, mark)| !(*path == config && mark == PASSWORD));
     assert!(found.is_empty(), "in files: {found:?}");

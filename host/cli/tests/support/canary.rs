@@ -40,7 +40,10 @@ pub fn in_processes(marks: &[&str]) -> Vec<(String, String)> {
     found
 }
 
-/// What of a process's writable memory holds a mark: the region and the mark. Only root may ask.
+/// So many bytes around a mark say what held it.
+const AROUND: usize = 160;
+
+/// Where in a process's writable memory a mark is: the address with its region, and what is around it. Only root may ask.
 pub fn in_memory(pid: u32, marks: &[&str]) -> Vec<(String, String)> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
@@ -55,7 +58,13 @@ pub fn in_memory(pid: u32, marks: &[&str]) -> Vec<(String, String)> {
             let mut bytes = vec![0; usize::try_from((to - at).min(PIECE + 256)).unwrap()];
             if memory.read_exact_at(&mut bytes, at).is_ok() {
                 looked_at += bytes.len();
-                found.extend(held(&bytes, marks).into_iter().map(|mark| (line.to_owned(), mark)));
+                for mark in marks {
+                    found.extend(Finder::new(mark).find_iter(&bytes).map(|place| {
+                        let around =
+                            &bytes[place.saturating_sub(AROUND)..(place + mark.len() + AROUND).min(bytes.len())];
+                        (format!("{:#x} in {line}", at + place as u64), around.escape_ascii().to_string())
+                    }));
+                }
             }
             at += PIECE;
         }

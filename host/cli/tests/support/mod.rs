@@ -251,10 +251,25 @@ impl Daemon {
         daemon
     }
 
-    /// The same daemon; the client's connections to it are closed.
-    pub fn without_connections(mut self) -> Self {
+    /// The same daemon, behind the end of every connection to it.
+    pub async fn without_connections(mut self) -> Self {
         self.client = reqwest::Client::new();
+        let started = Instant::now();
+        // The kernel tells nobody when another process has closed a socket.
+        while self.connections() > 0 {
+            assert!(started.elapsed() < Duration::from_secs(10), "{} connections are kept", self.connections());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         self
+    }
+
+    /// Connections that the daemon has with clients, by the kernel's table (proc_net_tcp: address and port in hexadecimal digits; 0A
+    /// listens, 06 is closed on this side).
+    fn connections(&self) -> usize {
+        let ours = format!(":{:04X}", self.at.port);
+        let table = fs::read_to_string("/proc/net/tcp").unwrap();
+        let fields = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        fields.filter(|fields| fields[1].ends_with(&ours) && !matches!(fields[3], "0A" | "06")).count()
     }
 
     pub fn log(&self) -> String {
@@ -302,13 +317,7 @@ impl Daemon {
     }
 
     /// The same, until it is as `wanted`, which is called `what`.
-    pub async fn wait_until(
-        &self,
-        id: &str,
-        what: &str,
-        wanted: impl Fn(&Value) -> bool,
-        deadline: Duration,
-    ) -> Value {
+    pub async fn wait_until(&self, id: &str, what: &str, wanted: impl Fn(&Value) -> bool, deadline: Duration) -> Value {
         let follow = async {
             let url = format!("{}/api/auth/session/{id}/events", self.base);
             let mut response = self.client.get(url).bearer_auth(&self.token).send().await.unwrap();
