@@ -136,7 +136,7 @@ causes! {
     ScreenBlack = "screen_black", "see the browser's and window manager's logs in the evidence bundle";
     LoginUrlTimeout = "login_url_timeout", "start again; if it repeats, run the tool by hand to see what it waits for";
     LoginCliExited = "login_cli_exited", "see the tool's last lines in the detail";
-    LoginCliNeedsTty = "login_cli_needs_tty", "set tty = true in the provider file";
+    LoginCliNeedsTty = "login_cli_needs_tty", "set terminal = \"pty\" in the provider file";
     LoginCallbackPortBusy = "login_callback_port_busy", "end the other login of this tool in the VM";
     LoginCallbackUnreachable = "login_callback_unreachable", "use the code flow of the tool";
     LoginInvalidCode = "login_invalid_code", "start again, or retry, and copy the whole code that the provider's page shows";
