@@ -233,7 +233,7 @@ async fn marked_secrets_of_a_sign_in_are_found_nowhere() {
     let (id, vm) = (signs_in.id.to_string(), signs_in.vm_id.to_string());
     tokio::time::timeout(SOON, asked.notified()).await.expect("the guest is asked to log in");
     for id in [&id, &fails.id.to_string()] {
-        daemon.wait_until(id, "asking for a code", |session| session["login"]["codeWanted"] == true, SOON).await;
+        daemon.wait_until(id, "asking for a code", SOON, |session| session["login"]["codeWanted"] == true).await;
     }
 
     // The person types a code, whatever the tool makes of it; and sends it to the wrong place as well.

@@ -312,12 +312,18 @@ impl Daemon {
 
     /// Follows the session's live events until it is in one of `states`; returns it. Panics with the log when it ends otherwise.
     pub async fn wait_for(&self, id: &str, states: &[&str], deadline: Duration) -> Value {
-        let wanted = |session: &Value| session["state"].as_str().is_some_and(|state| states.contains(&state));
-        self.wait_until(id, &format!("{states:?}"), wanted, deadline).await
+        let is_in = |session: &Value| session["state"].as_str().is_some_and(|state| states.contains(&state));
+        self.wait_until(id, &format!("{states:?}"), deadline, is_in).await
     }
 
-    /// The same, until it is as `wanted`, which is called `what`.
-    pub async fn wait_until(&self, id: &str, what: &str, wanted: impl Fn(&Value) -> bool, deadline: Duration) -> Value {
+    /// [`Daemon::wait_for`] until the session is as `wanted`.
+    pub async fn wait_until(
+        &self,
+        id: &str,
+        what: &str,
+        deadline: Duration,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
         let follow = async {
             let url = format!("{}/api/auth/session/{id}/events", self.base);
             let mut response = self.client.get(url).bearer_auth(&self.token).send().await.unwrap();
@@ -329,7 +335,7 @@ impl Daemon {
                     let event: String = text.drain(..end + 2).collect();
                     let data = event.lines().find_map(|line| line.strip_prefix("data:")).map(str::trim);
                     let data: Value = data.and_then(|data| serde_json::from_str(data).ok()).unwrap_or(Value::Null);
-                    if wanted(&data) {
+                    if data["state"].is_string() && wanted(&data) {
                         return data;
                     }
                 }
