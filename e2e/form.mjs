@@ -74,3 +74,11 @@ export async function submitForm(screen, { user, password }, deadline) {
     return again !== undefined && again.ink <= TYPED_INK && again.height >= fields[1].height - 2;
   }
 }
+
+/** Presses the page's Deny, which stands behind both fields and the button that agrees. */
+export async function denyForm(screen) {
+  const field = (await screen.look())?.fields?.[0];
+  if (field) await screen.click(field.x + field.width / 2, field.y + field.height / 2);
+  else await screen.focus();
+  for (const key of ["Tab", "Tab", "Tab", "Enter"]) await screen.press(key);
+}

@@ -6,6 +6,7 @@ const USAGE = `usage: E2E_PASSWORD=... node sign-in.mjs --url NOVNC_URL --user N
   --events-timeout S   how long each wait may take (default 180)
   --wrong-first        type a wrong password first and expect the form back with its error bar
   --close-browser      close the machine's browser (Ctrl+Q) on the login page; sign in if it comes back
+  --deny               deny what the login page asks for; the outcome is then \`denied\`, when the viewer page says that this try ended
   --expect STATE       the outcome that counts as success (default completed)`;
 
 /** Options and the password from the environment, which does not show in the process list as an argument would. */
@@ -21,6 +22,7 @@ export function readOptions(args = process.argv.slice(2), env = process.env) {
         "events-timeout": { type: "string", default: "180" },
         "wrong-first": { type: "boolean", default: false },
         "close-browser": { type: "boolean", default: false },
+        deny: { type: "boolean", default: false },
         expect: { type: "string", default: "completed" },
         help: { type: "boolean", default: false },
       },
@@ -41,7 +43,8 @@ export function readOptions(args = process.argv.slice(2), env = process.env) {
     waitMs,
     wrongFirst: values["wrong-first"],
     closeBrowser: values["close-browser"],
-    expect: values.expect,
+    deny: values.deny,
+    expect: values.deny ? "denied" : values.expect,
   };
 }
 

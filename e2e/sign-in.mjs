@@ -6,12 +6,14 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { openBrowser } from "./browser.mjs";
-import { submitForm } from "./form.mjs";
+import { denyForm, submitForm } from "./form.mjs";
 import { guestScreen } from "./guest-screen.mjs";
 import { isLoginPage } from "./marks.mjs";
 import { readOptions } from "./options.mjs";
 
 const MAX_ATTEMPTS = 3;
+/** After this a person who denied and sees nothing of it denies again. */
+const DENIED_WITHIN_MS = 30_000;
 
 /** The wait for something ended without it. */
 class GaveUp extends Error {}
@@ -32,8 +34,8 @@ try {
   await signIn(guestScreen(page)).catch((error) => {
     if (!(error instanceof SessionWentOn)) throw error;
   });
-  await isOverWhen("no further state");
-  Object.assign(report, await outcome());
+  if (!options.deny) await isOverWhen("no further state");
+  Object.assign(report, options.deny ? { outcome: "denied" } : await outcome());
   ok = report.outcome === options.expect;
 } catch (error) {
   report.reason = error.message.replaceAll(options.password, "(password)").split("\n")[0];
@@ -65,6 +67,7 @@ async function signIn(screen) {
     await need(screen, screen.loginPage(deadline()), "the login page did not come back after the browser was closed");
     mark("browser_back");
   }
+  if (options.deny) return deny(screen);
   if (options.wrongFirst) {
     const result = await submit(screen, `${options.password}-wrong`);
     if (result !== "refused") throw new GaveUp(`the wrong password was not refused (${result})`);
@@ -77,6 +80,17 @@ async function signIn(screen) {
   while ((result === "refused" || result === "unanswered") && report.attempts < MAX_ATTEMPTS);
   if (result !== "accepted") throw new GaveUp(`the form was not accepted (${result})`);
   mark("accepted");
+}
+
+/** Denies until the viewer page says that this try is over; a key can be lost on a machine that is too busy. */
+async function deny(screen) {
+  const ended = page.locator("#login-again");
+  do {
+    report.attempts += 1;
+    await denyForm(screen);
+    if (await ended.waitFor({ timeout: DENIED_WITHIN_MS }).then(() => true, () => false)) return mark("denied");
+  } while (report.attempts < MAX_ATTEMPTS);
+  throw new GaveUp("the viewer page does not say that this try ended");
 }
 
 async function submit(screen, password) {

@@ -317,13 +317,7 @@ impl Daemon {
     }
 
     /// [`Daemon::wait_for`] until the session is as `wanted`.
-    pub async fn wait_until(
-        &self,
-        id: &str,
-        what: &str,
-        deadline: Duration,
-        wanted: impl Fn(&Value) -> bool,
-    ) -> Value {
+    pub async fn wait_until(&self, id: &str, what: &str, deadline: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
         let follow = async {
             let url = format!("{}/api/auth/session/{id}/events", self.base);
             let mut response = self.client.get(url).bearer_auth(&self.token).send().await.unwrap();

@@ -1,0 +1,413 @@
+//! What goes wrong in a login, in real VMs with the demo tool: every end has a type, a cause and a remedy, and nothing is left behind.
+//! One machine serves several tries wherever a retry is allowed. The odd tools are provider files of an operator, in `providers_dir`.
+//! What needs no browser boots without one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+#[path = "support/elsewhere.rs"]
+mod elsewhere;
+#[path = "support/person.rs"]
+mod person;
+mod support;
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+use std::time::Duration;
+
+use elsewhere::code_of;
+use person::{PASSWORD, root, sign_in};
+use serde_json::{Value, json};
+use support::{AIRLOCK, Daemon, Installation, Wanted, http_in_namespace, text};
+
+/// Boot and the tool's own start, on an emulated CPU that others use too.
+const BOOTS_WITHIN: Duration = Duration::from_secs(120);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+
+/// What every odd provider has in common with the shipped demo.
+const HEAD: &str = r#"
+name = "Odd tool"
+image = "base"
+[login]
+env = { AIRLOCK_DEMO_ISSUER = "http://{gateway}:{demo_port}" }
+url_prefixes = ["http://{gateway}:{demo_port}/authorize"]
+"#;
+const TAIL: &str = r#"
+[[login.credentials]]
+path = ".airlock-demo/credentials.json"
+required = ["/access_token"]
+"#;
+
+/// A provider file: the demo's with other fields.
+fn odd(id: &str, fields: &str) -> String {
+    format!("id = \"{id}\"{HEAD}{fields}{TAIL}")
+}
+
+/// The shipped demo, which asks for a code first and needs no browser.
+fn pasting() -> String {
+    let shipped = fs::read_to_string(root().join("providers/demo.toml")).unwrap();
+    let swapped = shipped.replace("[\"loopback\", \"paste_code\"]", "[\"paste_code\", \"loopback\"]");
+    assert_ne!(shipped, swapped);
+    swapped.replace("image = \"browser\"", "image = \"base\"")
+}
+
+/// A daemon with these provider files, its demo server, and these lines of configuration.
+async fn daemon(files: &[String], config: &str) -> Daemon {
+    let state = tempfile::Builder::new().prefix("airlock-vm-").tempdir().unwrap();
+    for dir in ["images", "cache"] {
+        symlink(support::images().join(dir), state.path().join(dir)).unwrap();
+    }
+    daemon_in(state, files, config).await
+}
+
+async fn daemon_in(state: tempfile::TempDir, files: &[String], config: &str) -> Daemon {
+    let dir = state.path().join("providers");
+    fs::create_dir(&dir).unwrap();
+    for (number, text) in files.iter().enumerate() {
+        fs::write(dir.join(format!("{number}.toml")), text).unwrap();
+    }
+    let config = format!("providers_dir = {dir:?}\n{config}");
+    let wanted = Wanted { config: &config, demo_password: Some(PASSWORD), ..Wanted::default() };
+    Daemon::on(Installation::in_dir(state, &wanted)).await
+}
+
+/// A session, and the machine that it got.
+struct Login<'a> {
+    daemon: &'a Daemon,
+    user: String,
+    id: String,
+    link: String,
+    vm: String,
+    addr: Ipv4Addr,
+}
+
+impl<'a> Login<'a> {
+    async fn start(daemon: &'a Daemon, user: &str, provider: &str) -> Self {
+        let started = daemon.start_session(user, provider).await;
+        let (id, link) = (text(&started, "sessionId").to_owned(), text(&started, "novncURL").to_owned());
+        let vm = text(&daemon.session(&id).await, "vmId").to_owned();
+        Self { daemon, user: user.to_owned(), id, link, vm, addr: text(&started, "browserIP").parse().unwrap() }
+    }
+
+    async fn post(&self, what: &str, body: Option<Value>) -> (u16, Value) {
+        self.daemon.call("POST", &format!("/api/auth/session/{}/{what}", self.id), body).await
+    }
+
+    /// The code of an error that a request is answered with.
+    async fn refused(&self, what: &str, body: Option<Value>) -> String {
+        let (status, answer) = self.post(what, body).await;
+        assert_eq!(status, 409, "{answer}");
+        assert!(text(&answer["error"], "remedy").len() > 10, "{answer}");
+        text(&answer["error"], "code").to_owned()
+    }
+
+    /// Waits until a try ended so; the person may act then, and the machine is the one that it was.
+    async fn ends(&self, attempt: u32, outcome: &str) {
+        let it = |session: &Value| session["login"]["outcome"].is_string() && session["login"]["attempt"] == attempt;
+        let what = format!("{outcome} in try {attempt}");
+        let session = self.daemon.wait_until(&self.id, &what, BOOTS_WITHIN, it).await;
+        let login = &session["login"];
+        assert_eq!((text(login, "outcome"), &login["codeWanted"]), (outcome, &json!(false)), "{session}");
+        assert_eq!((text(&session, "state"), text(&session, "vmId")), ("awaiting_user", self.vm.as_str()));
+        let (status, page) = self.daemon.call("GET", &format!("/api/auth/session/{}/oauth-url", self.id), None).await;
+        assert_eq!((status, text(&page["error"], "code")), (409, "no_login_url"), "a page of no use any more");
+    }
+
+    async fn retry(&self, flow: &str) {
+        let (status, answer) = self.post("retry", Some(json!({ "flow": flow }))).await;
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!((text(&answer, "state"), text(&answer, "vmId")), ("awaiting_user", self.vm.as_str()));
+        assert_eq!(text(&answer["login"], "flow"), flow);
+    }
+
+    /// The page whose code the tool of this try asks for.
+    async fn asks(&self, attempt: u32) -> String {
+        let it = |session: &Value| {
+            let login = &session["login"];
+            session["state"] == "awaiting_user" && login["codeWanted"] == true && login["attempt"] == attempt
+        };
+        self.daemon.wait_until(&self.id, "asking for a code", BOOTS_WITHIN, it).await;
+        let (status, page) = self.daemon.call("GET", &format!("/api/auth/session/{}/oauth-url", self.id), None).await;
+        assert_eq!((status, text(&page, "flow")), (200, "paste_code"), "{page}");
+        text(&page, "url").to_owned()
+    }
+
+    async fn enters(&self, code: &str) {
+        let (status, answer) = self.post("code", Some(json!({ "code": code }))).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    /// A code that is not taken: the tool asks for another one.
+    async fn is_refused(&self, attempt: u32, code: &str) {
+        self.enters(code).await;
+        self.asks(attempt).await;
+    }
+
+    async fn completes(&self) -> Value {
+        self.daemon.wait_for(&self.id, &["completed"], ANSWERS_WITHIN).await;
+        self.gone().await;
+        let path = format!("/api/auth/credentials/{}/demo", self.user);
+        let (status, credential) = self.daemon.call("GET", &path, None).await;
+        assert_eq!(status, 200, "{credential}");
+        assert_eq!(text(&credential["credential"], "sessionId"), self.id);
+        serde_json::from_str(text(&credential["files"][0], "content")).unwrap()
+    }
+
+    /// Waits until the session failed with this cause, which is told with a remedy and kept with evidence.
+    async fn fails(&self, cause: &str) -> Value {
+        let session = self.daemon.wait_for(&self.id, &["failed"], BOOTS_WITHIN).await;
+        assert_eq!(text(&session, "cause"), cause, "{session}");
+        assert!(text(&session, "remedy").len() > 10, "{session}");
+        assert_eq!((text(&session["error"], "code"), text(&session["error"], "cause")), ("session_failed", cause));
+        assert_eq!(self.refused("retry", None).await, "session_ended");
+        self.gone().await;
+        self.nothing_stored().await;
+        session
+    }
+
+    /// Nothing of the machine is left, and the receipt says so.
+    async fn gone(&self) {
+        let (status, answer) = self.daemon.call("DELETE", &format!("/api/vms/{}", self.vm), None).await;
+        assert!((200..300).contains(&status), "{answer}");
+        let out = self.daemon.cli(&["session", "receipt", &self.id, "--json"]);
+        let receipt: Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!((&receipt["valid"], &receipt["detail"]["left"]), (&json!(true), &json!([])), "{receipt}");
+    }
+
+    async fn nothing_stored(&self) {
+        let (_, stored) = self.daemon.call("GET", &format!("/api/auth/credentials/{}", self.user), None).await;
+        assert_eq!(stored["credentials"], json!([]));
+    }
+
+    /// Seconds since the machine's kernel began, as its agent counts them.
+    fn uptime(&self) -> f64 {
+        let answer = http_in_namespace(self.daemon, self.addr, 8080, "/health");
+        let health: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        assert_eq!(text(&health, "vm_id"), self.vm);
+        health["uptime_s"].as_f64().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_busy_port_a_tool_that_hangs_and_one_that_is_not_there_share_a_machine() {
+    need_vms!();
+    let fields = r#"
+command = ["airlock-demo-tool", "login"]
+flows = ["loopback", "device_code", "paste_code"]
+url_timeout_s = 3
+user_code_pattern = "([A-Z]{4}-[A-Z]{4})"
+# Where the agent answers.
+callback = { port = 8080, port_env = "AIRLOCK_DEMO_CALLBACK_PORT" }
+flow.device_code.command = ["sleep", "600"]
+flow.paste_code.command = ["no-such-tool", "login"]
+prompts = [{ pattern = "Code: ", ask = "code" }]
+"#;
+    let daemon = daemon(&[odd("odd", fields)], "").await;
+    let login = Login::start(&daemon, "u1", "odd").await;
+    login.ends(1, "port_busy").await;
+    let (machine, uptime) = (daemon.at.vmms(), login.uptime());
+    assert_eq!(login.refused("code", Some(json!({"code": "x"}))).await, "no_code_wanted");
+
+    login.retry("device_code").await;
+    assert_eq!(login.refused("retry", None).await, "login_not_failed");
+    login.ends(2, "timed_out").await;
+    // No other machine, and no other boot of it.
+    assert_eq!((daemon.at.vmms(), machine.len()), (machine, 1));
+    let later = login.uptime();
+    assert!(later >= uptime + 3.0, "{uptime} s, then {later} s");
+
+    login.retry("paste_code").await;
+    login.fails("login_tool_missing").await;
+    daemon.at.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn codes_that_are_wrong_old_or_of_another_sign_in_are_refused_and_the_next_try_completes() {
+    need_vms!();
+    let daemon = daemon(&[pasting()], "").await;
+    let login = Login::start(&daemon, "u1", "demo").await;
+    let page = login.asks(1).await;
+    let old = code_of(&daemon, &page);
+    login.is_refused(1, "no-such-code").await;
+    let (_, mark) = old.split_once('#').unwrap();
+    login.is_refused(1, &format!("another#{mark}")).await;
+    login.enters("no-such-code").await;
+    login.ends(1, "invalid_code").await;
+
+    login.retry("paste_code").await;
+    let again = login.asks(2).await;
+    assert_ne!(again, page);
+    login.is_refused(2, &old).await;
+    login.enters(&code_of(&daemon, &again)).await;
+    login.completes().await;
+    daemon.at.assert_nothing_left();
+    assert!(!daemon.log().contains(&old) && !daemon.log().contains(mark), "{}", daemon.log());
+}
+
+#[tokio::test]
+async fn a_sign_in_that_is_cancelled_while_the_tool_asks_leaves_nothing() {
+    need_vms!();
+    let daemon = daemon(&[pasting()], "").await;
+    let login = Login::start(&daemon, "u1", "demo").await;
+    let page = login.asks(1).await;
+    let (status, answer) = login.post("cancel", None).await;
+    assert!((200..300).contains(&status), "{answer}");
+    assert_eq!(daemon.session(&login.id).await["state"], "cancelled");
+    assert_eq!(login.refused("code", Some(json!({"code": code_of(&daemon, &page)}))).await, "session_ended");
+    assert_eq!(login.refused("retry", None).await, "session_ended");
+    login.gone().await;
+    login.nothing_stored().await;
+    daemon.at.assert_nothing_left();
+}
+
+/// Who is signed in already according to the image: the demo tool's own status command says yes to this.
+const OF_THE_IMAGE: &str = r#"{"access_token":"of-the-image","refresh_token":"of-the-image","token_type":"Bearer","expires_at":4102444800000,"account":"builder"}"#;
+
+/// A state directory with `base`, and with an image made of it in which somebody is signed in already.
+fn state_with_signed_in_image() -> tempfile::TempDir {
+    let state = tempfile::Builder::new().prefix("airlock-vm-").tempdir().unwrap();
+    symlink(support::images().join("cache"), state.path().join("cache")).unwrap();
+    let images = state.path().join("images");
+    fs::create_dir(&images).unwrap();
+    for entry in fs::read_dir(support::images().join("images")).unwrap().flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with("base.") || name.starts_with("base@")) {
+            symlink(entry.path(), images.join(name)).unwrap();
+        }
+    }
+    let recipe = state.path().join("signed-in.toml");
+    let file = "path = \"/home/user/.airlock-demo/credentials.json\"\nowner = \"user\"\nmode = 0o600";
+    let text = format!("from = [\"base\"]\nname = \"signed-in\"\n[[files]]\n{file}\ncontent = '{OF_THE_IMAGE}'\n");
+    fs::write(&recipe, text).unwrap();
+    let mut build = Command::new(AIRLOCK);
+    build.args(["image", "build", "--no-boot-test"]).arg(&recipe).arg("--state-dir").arg(state.path());
+    let out = build.env_remove("AIRLOCK_TOKEN").output().unwrap();
+    assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    state
+}
+
+#[tokio::test]
+async fn a_credential_that_does_not_count_fails_the_sign_in_with_its_reason() {
+    need_vms!();
+    // A login that thinks it is over at once: the image's file says so.
+    let stale = odd("stale", "command = [\"airlock-demo-tool\", \"status\"]").replace("\"base\"", "\"signed-in\"");
+    let writes = |text: &str| {
+        let script = format!("mkdir ~/.airlock-demo; printf '%s' '{text}' > ~/.airlock-demo/credentials.json");
+        format!("command = ['sh', '-c', '''{script}''']\n")
+    };
+    let malformed = odd("malformed", &writes("{\"access_token\":"));
+    // Well formed, but the tool does not believe it; nobody tries again in time.
+    let denying = "status_command = [\"airlock-demo-tool\", \"status\"]\n";
+    let rejected = odd("rejected", &(writes(&OF_THE_IMAGE.replace("4102444800000", "1000")) + denying));
+    let daemon = daemon_in(state_with_signed_in_image(), &[stale, malformed, rejected], "login_retry_s = 1\n").await;
+    for (provider, cause, words) in [
+        ("stale", "credential_stale", "is older than the login"),
+        ("malformed", "credential_malformed", "credentials.json"),
+        ("rejected", "credential_rejected", "status command denies"),
+    ] {
+        let login = Login::start(&daemon, "u1", provider).await;
+        let session = login.fails(cause).await;
+        let detail = session["error"].to_string();
+        assert!(detail.contains(words) && !detail.contains("of-the-image"), "{detail}");
+        daemon.at.assert_nothing_left();
+    }
+}
+
+/// The live events of a session until it is over, as they came.
+fn events(daemon: &Daemon, id: &str) -> tokio::task::JoinHandle<String> {
+    let url = format!("{}/api/auth/session/{id}/events", daemon.base);
+    let request = reqwest::Client::new().get(url).bearer_auth(&daemon.token);
+    tokio::spawn(async move { request.send().await.unwrap().text().await.unwrap() })
+}
+
+/// Opens a viewer link as a browser does; returns its cookie.
+async fn opened(link: &str) -> String {
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let answer = client.get(link).send().await.unwrap();
+    assert_eq!(answer.status(), 303);
+    answer.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned()
+}
+
+/// The answer to a viewer with this cookie.
+async fn as_viewer(daemon: &Daemon, cookie: &str, id: &str, what: &str) -> u16 {
+    let url = format!("{}/api/auth/session/{id}{what}", daemon.base);
+    reqwest::Client::new().get(url).header("cookie", cookie).send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn two_users_of_one_provider_see_nothing_of_each_other() {
+    need_vms!();
+    let provider = pasting().replace("image = \"base\"", "image = \"signed-in\"");
+    let daemon = daemon_in(state_with_signed_in_image(), &[provider], "").await;
+    let (one, two) = tokio::join!(Login::start(&daemon, "u1", "demo"), Login::start(&daemon, "u2", "demo"));
+    assert!(one.vm != two.vm && one.addr != two.addr && one.link != two.link);
+    let told = (events(&daemon, &one.id), events(&daemon, &two.id));
+    let (page_one, page_two) = tokio::join!(one.asks(1), two.asks(1));
+    assert_eq!(daemon.at.vmms().len(), 2, "both at once");
+
+    // A ticket opens its own session only, and is not used up by the other.
+    let ticket = |login: &Login<'_>| login.link.split_once('?').unwrap().1.to_owned();
+    let crossed = one.link.replace(&ticket(&one), &ticket(&two));
+    assert_eq!(reqwest::get(&crossed).await.unwrap().status(), 403);
+    let (cookie_one, cookie_two) = (opened(&one.link).await, opened(&two.link).await);
+    assert_ne!(cookie_one, cookie_two);
+    for what in ["", "/events", "/timeline", "/oauth-url", "/diagnosis"] {
+        assert_eq!(as_viewer(&daemon, &cookie_one, &two.id, what).await, 401, "{what}");
+        assert_eq!(as_viewer(&daemon, &cookie_two, &one.id, what).await, 401, "{what}");
+    }
+    assert_eq!(as_viewer(&daemon, &cookie_one, &one.id, "").await, 200);
+
+    // A code of the other's is not taken, also not under one's own mark.
+    let (code_one, code_two) = (code_of(&daemon, &page_one), code_of(&daemon, &page_two));
+    one.is_refused(1, &code_two).await;
+    let mark = code_one.split_once('#').unwrap().1;
+    one.is_refused(1, &format!("{}#{mark}", code_two.split_once('#').unwrap().0)).await;
+    tokio::join!(one.enters(&code_one), two.enters(&code_two));
+    let (first, second) = tokio::join!(one.completes(), two.completes());
+    daemon.at.assert_nothing_left();
+
+    // Each has a credential of its own, and neither has the image's.
+    let of = |content: &Value| ["access_token", "refresh_token"].map(|name| text(content, name).to_owned());
+    let all = [of(&first), of(&second), ["of-the-image".to_owned(), String::new()]].concat();
+    let mut distinct = all.clone();
+    distinct.sort();
+    distinct.dedup();
+    assert_eq!(distinct.len(), all.len());
+    for (mine, other) in [(&one, &two), (&two, &one)] {
+        let (_, list) = daemon.call("GET", &format!("/api/auth/credentials/{}", mine.user), None).await;
+        assert_eq!(list["credentials"].as_array().map(Vec::len), Some(1), "{list}");
+        let (_, sessions) = daemon.call("GET", &format!("/api/auth/sessions/{}", mine.user), None).await;
+        for text in [list.to_string(), sessions.to_string()] {
+            assert!(text.contains(&mine.id) && !text.contains(&other.id) && !text.contains(&other.user), "{text}");
+        }
+    }
+    let (told_one, told_two) = (told.0.await.unwrap(), told.1.await.unwrap());
+    for (told, mine, other) in [(told_one, &one, &two), (told_two, &two, &one)] {
+        assert!(told.contains("\"completed\"") && told.contains(&mine.id) && told.contains(&mine.vm), "{told}");
+        let foreign = [&other.id, &other.vm, &other.user, &other.addr.to_string()].map(|word| format!("\"{word}\""));
+        assert!(!foreign.iter().any(|word| told.contains(word)), "{told}");
+        let secrets = [&code_one, &code_two, mark].map(|secret| told.contains(secret));
+        assert_eq!((secrets, all[..4].iter().any(|token| told.contains(token))), ([false; 3], false));
+    }
+}
+
+#[tokio::test]
+async fn a_person_who_closed_the_browser_and_denied_signs_in_by_trying_again() {
+    need_vms!();
+    let daemon = daemon(&[], "").await;
+    let login = Login::start(&daemon, "u1", "demo").await;
+    let (ok, outcome) = sign_in(&login.link, "denied", &["--close-browser", "--deny"]);
+    assert!(ok, "{}\n{outcome}", daemon.log());
+    login.ends(1, "denied").await;
+    let (machine, uptime) = (daemon.at.vmms(), login.uptime());
+    login.retry("loopback").await;
+    let (status, link) = login.post("ticket", None).await;
+    assert_eq!(status, 200, "{link}");
+    let (ok, outcome) = sign_in(text(&link, "novncURL"), "denied-again", &[]);
+    assert!(ok, "{}\n{outcome}", daemon.log());
+    println!("the machine was the same {machine:?}, up {uptime:.1} s when it was tried again");
+    let content = login.completes().await;
+    assert_eq!(content["account"], "alice");
+    daemon.at.assert_nothing_left();
+}
