@@ -11,6 +11,8 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use airlock_domain::admission::Limits;
@@ -19,10 +21,12 @@ use airlock_domain::session::SessionState;
 use airlock_domain::vmm::DriverKind;
 use airlock_domain::{SessionId, VmId};
 use airlock_effects::netns::Netns;
+use airlock_effects::vmm::Drivers;
+use airlock_effects::vmm::fake::FakeDriver;
 use airlock_engine::records::Scope;
 use airlock_engine::store::{Accepted, NewSession, Room, Store};
 use airlock_engine::vault::Vault;
-use airlock_engine::{Engine, Moment, capture};
+use airlock_engine::{Engine, Moment, OpenError, capture};
 use airlock_image::Manifest;
 use airlock_protocol::Sensitive;
 use airlock_protocol::message::CapturedFile;
@@ -82,12 +86,16 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // A stand-in ends when it is told a line. None is left after a daemon that ended in order.
-        for vm in fs::read_dir(self.state.path().join("vms")).into_iter().flatten().flatten() {
-            let quit = vm.path().join("quit.fifo");
-            let told = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(quit);
-            let _ = told.and_then(|mut pipe| pipe.write_all(b"\n"));
-        }
+        end_stand_ins(self.state.path());
+    }
+}
+
+/// A stand-in ends when it is told a line. None is left after a daemon that ended in order.
+fn end_stand_ins(state_dir: &Path) {
+    for vm in fs::read_dir(state_dir.join("vms")).into_iter().flatten().flatten() {
+        let quit = vm.path().join("quit.fifo");
+        let told = fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(quit);
+        let _ = told.and_then(|mut pipe| pipe.write_all(b"\n"));
     }
 }
 
@@ -134,16 +142,38 @@ pub fn skipped() -> Option<&'static str> {
     Some(reason)
 }
 
+impl Drop for Api {
+    fn drop(&mut self) {
+        end_stand_ins(self.state.path());
+    }
+}
+
 impl Api {
     pub async fn open() -> Self {
-        let name = unique("airlock-api");
-        let namespace = Namespace(name.clone());
         let state = tempfile::tempdir().unwrap();
-        publish_unbootable_image(state.path());
         let mut config =
             Config { state_dir: state.path().to_owned(), driver: DriverChoice::QemuTcg, ..Config::default() };
-        config.network.namespace = name;
-        let engine = Engine::open(config).await.unwrap();
+        config.network.namespace = unique("airlock-api");
+        Self::of(config, state, |config| Box::pin(Engine::open(config))).await
+    }
+
+    /// The same with machines that are played, and a configuration that `adjust` changed.
+    pub async fn open_played(adjust: impl FnOnce(&mut Config)) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        let mut config = machine::config(&unique("airlock-played"), state.path());
+        adjust(&mut config);
+        let drivers = Drivers::only(Arc::new(FakeDriver::new()));
+        Self::of(config, state, |config| Box::pin(Engine::open_with(config, drivers))).await
+    }
+
+    async fn of(
+        config: Config,
+        state: tempfile::TempDir,
+        open: impl FnOnce(Config) -> Pin<Box<dyn Future<Output = Result<Engine, OpenError>>>>,
+    ) -> Self {
+        let namespace = Namespace(config.network.namespace.clone());
+        publish_unbootable_image(state.path());
+        let engine = open(config).await.unwrap();
         let (close, closing) = watch::channel(None);
         let router = airlock_server::router(engine.clone(), closing);
         let (_, admin) = engine.create_token("test", &[Scope::Admin], "test").await.unwrap();
@@ -261,7 +291,7 @@ pub fn publish_unbootable_image(state_dir: &Path) {
     let files = [("vmlinuz", "no kernel"), ("initramfs", "no initramfs"), ("rootfs.erofs", "no root")];
     let manifest: Manifest = serde_json::from_value(serde_json::json!({
         "format": 1, "name": "base", "recipe_digest": "0", "build_id": "0", "epoch": 0, "suite": "none", "memory_mib": 64, "vcpus": 1,
-        "network_owner": "airlock", "readiness": ["reachable"], "root_fs": "erofs", "modules": [],
+        "network_owner": "airlock", "readiness": ["agent_up", "reachable"], "root_fs": "erofs", "modules": [],
         "kernel": {"package": "none", "release": "0", "config": {}},
         "files": {"kernel": facts("vmlinuz", files[0].1), "initramfs": facts("initramfs", files[1].1), "rootfs": facts("rootfs.erofs", files[2].1)},
         "services": [], "packages": {},
