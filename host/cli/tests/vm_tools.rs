@@ -150,16 +150,24 @@ async fn gh_without_a_way_out_says_so() {
 }
 
 #[tokio::test]
-async fn claude_takes_the_code_of_its_page_and_refuses_another() {
+async fn claude_refuses_codes_and_signs_in_at_its_page_in_the_same_machine() {
     need_vms!();
     let login = Login::start("claude_code", &[]).await;
     let page = login.asks().await;
     assert_eq!(text(&page, "flow"), "paste_code");
     assert!(text(&page, "url").starts_with("https://claude.ai/oauth/authorize?"));
+    // The first does not look like one, and it asks again; the other is one that the vendor never gave out, and it ends.
     login.enters("no-such-code").await;
-    let code = login.vendors.code_of(text(&page, "url"));
-    login.enters(&code).await;
-    login.completes().await;
+    login.enters("made-up#code").await;
+    login.has_outcome("invalid_code").await;
+    let machine = login.daemon.session(&login.id).await["vmId"].clone();
+
+    let (status, answer) = login.daemon.call("POST", &login.path("retry"), Some(json!({ "flow": "loopback" }))).await;
+    assert!((200..300).contains(&status), "{status} {answer}");
+    let (ok, outcome) = sign_in(&login.link, "claude", &[]);
+    assert!(ok, "{outcome}\n{}", login.daemon.log());
+    let session = login.daemon.session(&login.id).await;
+    assert_eq!((&session["state"], &session["vmId"]), (&json!("completed"), &machine));
     let file: Value = serde_json::from_str(&login.captured("claude_code", ".claude/.credentials.json").await).unwrap();
     assert!(text(&file["claudeAiOauth"], "accessToken").starts_with("sk-ant-oat01-"));
 }
