@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use airlock_api::session::{SessionView, StageView, StartRequest, StartResponse};
+use airlock_api::session::{LoginView, SessionView, StageView, StartRequest, StartResponse};
 use airlock_protocol::Stage;
 use clap::Args;
 use serde_json::json;
@@ -15,6 +15,7 @@ use crate::client::Client;
 use crate::desktop::Browser;
 use crate::failure::{FAILED, Failure, Outcome};
 use crate::follow::{Event, follow_until};
+use crate::login_news::news;
 use crate::output::{json_line, line};
 use crate::progress::{Progress, next_stage, stage_line};
 
@@ -137,6 +138,7 @@ pub struct Shown {
     link: String,
     link_shown: bool,
     state: String,
+    login: Option<LoginView>,
     stages: Vec<StageView>,
 }
 
@@ -147,6 +149,7 @@ impl Shown {
             link: started.novnc_url.clone(),
             link_shown: false,
             state: String::new(),
+            login: None,
             stages: Vec::new(),
         }
     }
@@ -181,13 +184,25 @@ impl Shown {
     }
 
     fn state(&mut self, session: &SessionView) {
-        if self.state == session.state {
+        let (is_new, is_told) = (self.state != session.state, self.login == session.login);
+        if !is_new && is_told {
             return;
         }
         self.state.clone_from(&session.state);
-        let Some(progress) = &self.progress else {
+        self.login.clone_from(&session.login);
+        if self.progress.is_none() {
             return json_line(&json!({"event": "state", "session": session}));
-        };
+        }
+        if is_new {
+            self.new_state(session);
+        }
+        if let (false, Some(news), Some(progress)) = (is_told, news(session), &self.progress) {
+            progress.line(&news);
+        }
+    }
+
+    fn new_state(&mut self, session: &SessionView) {
+        let Some(progress) = &self.progress else { return };
         match session.state.as_str() {
             "awaiting_user" => {
                 progress.line("");

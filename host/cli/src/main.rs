@@ -16,6 +16,7 @@ mod failure;
 mod follow;
 mod image;
 mod login;
+mod login_news;
 mod net;
 mod output;
 mod progress;

@@ -14,6 +14,7 @@ use crate::client::{Client, segment};
 use crate::failure::{FAILED, Failure, Outcome};
 use crate::follow::{Event, follow};
 use crate::login::outcome;
+use crate::login_news::news;
 use crate::output::{facts, json_line, line, result, table};
 use crate::progress::{Progress, next_stage, stage_line};
 
@@ -144,6 +145,9 @@ impl Watching {
             }
             Event::State(session) => {
                 progress.line(&format!("state {}, until {}", session.state, session.deadline));
+                if let Some(news) = news(session) {
+                    progress.line(&news);
+                }
                 progress.waiting(&waiting_for(session));
             }
         }

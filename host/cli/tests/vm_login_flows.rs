@@ -13,13 +13,13 @@ mod support;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use elsewhere::code_of;
 use person::{PASSWORD, root, sign_in};
 use serde_json::{Value, json};
-use support::{AIRLOCK, Daemon, Installation, Wanted, http_in_namespace, text};
+use support::{AIRLOCK, Daemon, Installation, Wanted, http_in_namespace, lines, text};
 
 /// Boot and the tool's own start, on an emulated CPU that others use too.
 const BOOTS_WITHIN: Duration = Duration::from_secs(120);
@@ -246,19 +246,87 @@ async fn codes_that_are_wrong_old_or_of_another_sign_in_are_refused_and_the_next
 }
 
 #[tokio::test]
-async fn a_sign_in_that_is_cancelled_while_the_tool_asks_leaves_nothing() {
+async fn who_waits_at_a_terminal_is_told_and_takes_the_sign_in_back() {
     need_vms!();
     let daemon = daemon(&[pasting()], "").await;
+    let mut login = Command::new(AIRLOCK);
+    login.args(["login", "demo", "--user", "u1"]).env("AIRLOCK_SERVER", &daemon.base);
+    login.env("AIRLOCK_STATE_DIR", daemon.at.state.path()).env_remove("AIRLOCK_TOKEN");
+    let mut login = login.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = lines(&mut login);
+    let first = told.next().unwrap();
+    let id = first.strip_prefix("session ").and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+    let wants = format!("airlock session code {id}");
+    assert!(told.any(|line| line.contains(&wants)), "{}", daemon.log());
+
+    let vm = text(&daemon.session(&id).await, "vmId").to_owned();
+    let addr = text(&daemon.session(&id).await, "browserIP").parse().unwrap();
+    let session = Login { daemon: &daemon, user: "u1".into(), id, link: String::new(), vm, addr };
+    let page = session.asks(1).await;
+    for _ in 0..3 {
+        session.enters("no-such-code").await;
+    }
+    let wants =
+        format!("try 1 ended: invalid_code; another one in the same machine: airlock session retry {}", session.id);
+    assert!(told.any(|line| line == wants), "{}", daemon.log());
+    assert!(daemon.cli(&["session", "retry", &session.id]).status.success());
+    session.asks(2).await;
+
+    support::signal(login.id(), "INT");
+    let ended = login.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(ended.status.code() == Some(1) && said.contains("cancelled"), "{said}");
+    assert_eq!(daemon.session(&session.id).await["state"], "cancelled");
+    assert_eq!(session.refused("code", Some(json!({"code": code_of(&daemon, &page)}))).await, "session_ended");
+    assert_eq!(session.refused("retry", None).await, "session_ended");
+    session.gone().await;
+    session.nothing_stored().await;
+    daemon.at.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_daemon_that_comes_back_knows_how_the_login_stands() {
+    need_vms!();
+    let mut daemon = daemon(&[pasting()], "").await;
     let login = Login::start(&daemon, "u1", "demo").await;
     let page = login.asks(1).await;
-    let (status, answer) = login.post("cancel", None).await;
-    assert!((200..300).contains(&status), "{answer}");
-    assert_eq!(daemon.session(&login.id).await["state"], "cancelled");
-    assert_eq!(login.refused("code", Some(json!({"code": code_of(&daemon, &page)}))).await, "session_ended");
-    assert_eq!(login.refused("retry", None).await, "session_ended");
-    login.gone().await;
-    login.nothing_stored().await;
+    let Login { user, id, link, vm, addr, .. } = login;
+    daemon.kill();
+    daemon.restart().await;
+    let login = Login { daemon: &daemon, user, id, link, vm, addr };
+    assert_eq!(login.asks(1).await, page);
+    for _ in 0..3 {
+        login.enters("no-such-code").await;
+    }
+    login.ends(1, "invalid_code").await;
+    let Login { user, id, link, vm, addr, .. } = login;
+    daemon.kill();
+    daemon.restart().await;
+    let login = Login { daemon: &daemon, user, id, link, vm, addr };
+    login.ends(1, "invalid_code").await;
+    login.retry("paste_code").await;
+    let page = login.asks(2).await;
+    let Login { user, id, link, vm, addr, .. } = login;
+    daemon.kill();
+    daemon.restart().await;
+    let login = Login { daemon: &daemon, user, id, link, vm, addr };
+    assert_eq!(login.asks(2).await, page);
+    login.enters(&code_of(&daemon, &page)).await;
+    login.completes().await;
     daemon.at.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_provider_that_cannot_be_reached_is_named() {
+    need_vms!();
+    // Nobody listens there.
+    let provider = pasting().replace("{gateway}:{demo_port}", "127.0.0.1:9");
+    let daemon = daemon(&[provider], "").await;
+    let login = Login::start(&daemon, "u1", "demo").await;
+    let page = login.asks(1).await;
+    let state = page.split_once("state=").unwrap().1.split('&').next().unwrap();
+    login.enters(&format!("some-code#{state}")).await;
+    login.ends(1, "no_egress").await;
 }
 
 /// Who is signed in already according to the image: the demo tool's own status command says yes to this.
@@ -393,11 +461,11 @@ async fn two_users_of_one_provider_see_nothing_of_each_other() {
 }
 
 #[tokio::test]
-async fn a_person_who_closed_the_browser_and_denied_signs_in_by_trying_again() {
+async fn a_person_who_denied_signs_in_by_trying_again() {
     need_vms!();
     let daemon = daemon(&[], "").await;
     let login = Login::start(&daemon, "u1", "demo").await;
-    let (ok, outcome) = sign_in(&login.link, "denied", &["--close-browser", "--deny"]);
+    let (ok, outcome) = sign_in(&login.link, "denied", &["--deny"]);
     assert!(ok, "{}\n{outcome}", daemon.log());
     login.ends(1, "denied").await;
     let (machine, uptime) = (daemon.at.vmms(), login.uptime());
