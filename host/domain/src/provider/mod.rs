@@ -1,12 +1,13 @@
 //! Providers: how one command-line tool signs in, as a TOML file and no code.
 //!
 //! * [`schema`]: the fields; `check`: whether their values can be used
-//! * [`Provider::login_spec`]: what the agent is told of them
+//! * [`Provider::login_spec`]: what the agent is told of them; `captured`: whether what it sends is what they name
 //!
 //! A file with anything wrong in it is refused as a whole, naming file and field, before anything is started.
 
 pub mod schema;
 
+mod captured;
 mod check;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use std::net::Ipv4Addr;
 
 use airlock_protocol::login::{Callback, Flow, LoginSpec, OutcomeRule, PlacedFile, Prompt, Reply, StatusCommand};
 
+pub use self::captured::NotItsFiles;
 pub use self::schema::{CredentialSpec, Login, Provider};
 use crate::ids::SessionId;
 

@@ -147,6 +147,11 @@ impl VmTask {
         if confirmed == Some(false) {
             return Err(failure(Outcome::CredentialRejected, "the tool's own status command denies the login".into()));
         }
+        let provider = self.ctx.providers.iter().find(|provider| provider.id == self.session.provider);
+        let checked = provider.map(|provider| provider.check_captured(files.iter().map(|file| file.path.as_str())));
+        if let Some(Err(error)) = checked {
+            return Err(failure(Outcome::CredentialMalformed, error.to_string()));
+        }
         // A tool that was quicker than the page's event still passes through every state.
         self.move_session(Event::MachineReady, None).await?;
         self.move_session(Event::CredentialWritten, None).await?;

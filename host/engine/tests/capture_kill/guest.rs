@@ -35,6 +35,16 @@ pub enum At {
     Acknowledged(u64),
 }
 
+/// What a guest has to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sends {
+    /// What its tool wrote.
+    Files,
+    /// A file that its provider does not name.
+    OtherFiles,
+    Nothing,
+}
+
 /// What the guest sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
@@ -46,11 +56,11 @@ pub enum Seen {
 }
 
 /// The agent's part: it greets every host and sends what it has until it is told that it is safe. `dies` is where its first
-/// connection ends; a guest that is `silent` has nothing to send.
+/// connection ends; what it sends is `sends`.
 struct Guest {
     session: SessionId,
     vm: VmId,
-    silent: bool,
+    sends: Sends,
     dies: Option<At>,
     seen: mpsc::UnboundedSender<Seen>,
     acknowledged: Arc<AtomicBool>,
@@ -89,7 +99,8 @@ impl Guest {
                     }
                     HostMessage::StartLogin(_) => {
                         let _ = self.seen.send(Seen::Asked);
-                        if self.dies_at(At::Asked) || !self.silent && self.send_files(&mut host).await? {
+                        if self.dies_at(At::Asked) || self.sends != Sends::Nothing && self.send_files(&mut host).await?
+                        {
                             return Ok(());
                         }
                     }
@@ -109,7 +120,11 @@ impl Guest {
 
     /// Whether it died in the middle, or right behind it.
     async fn send_files(&mut self, host: &mut UnixStream) -> Result<bool> {
-        let event = LoginEvent::Captured { files: files_of(self.session), confirmed: Some(true) };
+        let mut files = files_of(self.session);
+        if self.sends == Sends::OtherFiles {
+            files[0].path = ".ssh/authorized_keys".into();
+        }
+        let event = LoginEvent::Captured { files, confirmed: Some(true) };
         let frame = encode(&GuestMessage::Login { login_id: self.session.to_string(), attempt: 1, event })?;
         let (first, second) = frame.split_at(frame.len() / 2);
         host.write_all(first).await?;
@@ -145,12 +160,12 @@ pub struct Played {
 
 impl Played {
     /// Listens; its first connection ends where it `dies`.
-    pub fn begin(vm_dir: &Path, session: &SessionRecord, silent: bool, dies: Option<At>) -> Result<Self> {
+    pub fn begin(vm_dir: &Path, session: &SessionRecord, sends: Sends, dies: Option<At>) -> Result<Self> {
         let listener = UnixListener::bind(vm_dir.join("agent.sock")).context("listen as the guest")?;
         let (seen, sees) = mpsc::unbounded_channel();
         let acknowledged = Arc::new(AtomicBool::new(false));
         let (session, vm) = (session.id, session.vm_id);
-        let guest = Guest { session, vm, silent, dies, seen, acknowledged: acknowledged.clone() };
+        let guest = Guest { session, vm, sends, dies, seen, acknowledged: acknowledged.clone() };
         Ok(Self { task: tokio::spawn(guest.run(listener)), sees, acknowledged })
     }
 

@@ -10,10 +10,16 @@ use airlock_protocol::Sensitive;
 use airlock_protocol::message::CapturedFile;
 use anyhow::{Context, Result, ensure};
 
-/// What the tool in the guest wrote for this session.
+/// What the tool in the guest (the provider `demo`'s) wrote for this session.
 pub fn files_of(session: SessionId) -> Vec<CapturedFile> {
     let content = Sensitive::new(format!("{{\"access_token\":\"canary-{session}\"}}"));
-    vec![CapturedFile { path: ".tool/c.json".into(), mode: 0o600, modified_ms: 1, expires_ms: None, content }]
+    vec![CapturedFile {
+        path: ".airlock-demo/credentials.json".into(),
+        mode: 0o600,
+        modified_ms: 1,
+        expires_ms: None,
+        content,
+    }]
 }
 
 /// The session and its VM ended. `guest_died` says whether the VMM was killed, `acknowledged` whether the guest was told that its

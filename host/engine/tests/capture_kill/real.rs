@@ -36,7 +36,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::Matrix;
-use crate::guest::{At, Played, SOON, Seen};
+use crate::guest::{At, Played, SOON, Seen, Sends};
 use crate::outcome::{judge, judge_log};
 use crate::support::{IMAGE_FILES, make_ready, move_session, plan_of, scratch, vm_dir};
 
@@ -234,7 +234,8 @@ impl Place {
 /// Whether the daemon that was killed left the session completed; none if it was not killed.
 async fn cell(place: &Place, user: &str, victim: Victim, at: At) -> Result<Option<bool>> {
     let session = place.ready(user, 600_000).await?;
-    let mut guest = Played::begin(&place.vm_dir(&session), &session, false, (victim == Victim::Agent).then_some(at))?;
+    let mut guest =
+        Played::begin(&place.vm_dir(&session), &session, Sends::Files, (victim == Victim::Agent).then_some(at))?;
     let mut daemon = Daemon::start(&place.facts)?;
     let (wanted, us) = match at {
         At::Connected => (Seen::Connected, 0),
@@ -280,7 +281,7 @@ async fn cell(place: &Place, user: &str, victim: Victim, at: At) -> Result<Optio
 async fn never_sent(place: &Place) -> Result<()> {
     let session = place.ready("silent", 2000).await?;
     move_session(&place.store, session.id, SessionEvent::CredentialWritten).await;
-    let mut guest = Played::begin(&place.vm_dir(&session), &session, true, None)?;
+    let mut guest = Played::begin(&place.vm_dir(&session), &session, Sends::Nothing, None)?;
     let _daemon = Daemon::start(&place.facts)?;
     guest.until(Seen::Asked).await.with_context(|| place.log())?;
     place.gone(session.vm_id).await?;
@@ -290,6 +291,19 @@ async fn never_sent(place: &Place) -> Result<()> {
     ensure!(ended.ended_ms.is_some_and(|ms| ms >= session.deadline_ms), "it did not last until its deadline");
     ensure!(place.store.credential("silent", &session.provider).await?.is_none(), "there is a credential");
     ensure!(place.store.receipt(session.id).await?.is_some(), "there is no receipt");
+    Ok(())
+}
+
+/// A guest that somebody took over, and that sends a file which is not its tool's: nothing of it gets into the vault.
+async fn not_its_files(place: &Place) -> Result<()> {
+    let session = place.ready("foreign", 600_000).await?;
+    let _guest = Played::begin(&place.vm_dir(&session), &session, Sends::OtherFiles, None)?;
+    let _daemon = Daemon::start(&place.facts)?;
+    place.gone(session.vm_id).await?;
+    let ended = place.store.session(session.id).await?.context("the session is recorded")?;
+    let cause = ended.failure.as_ref().map(|failure| failure.cause);
+    ensure!(ended.state == SessionState::Failed && cause == Some(Cause::CredentialMalformed), "it is {ended:?}");
+    ensure!(place.store.credential("foreign", &session.provider).await?.is_none(), "there is a credential");
     Ok(())
 }
 
@@ -303,6 +317,8 @@ pub async fn run() -> Matrix {
     }
     let never_sent = never_sent(&place).await.map(|()| None);
     matrix.add("daemon, files gone", never_sent, || "never sent again".into());
+    let not_its_files = not_its_files(&place).await.map(|()| None);
+    matrix.add("nobody, other files", not_its_files, || "a file that is not the tool's".into());
     match judge_log(&place.store).await {
         Ok(entries) => println!("real: {entries} entries of the log are chained and signed"),
         Err(error) => matrix.inconsistent.push(format!("the log: {error:#}")),
