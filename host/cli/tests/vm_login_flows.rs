@@ -16,7 +16,7 @@ use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use elsewhere::code_of;
+use elsewhere::{code_of, decide};
 use person::{PASSWORD, root, sign_in};
 use serde_json::{Value, json};
 use support::{AIRLOCK, Daemon, Installation, Wanted, http_in_namespace, lines, text};
@@ -44,12 +44,17 @@ fn odd(id: &str, fields: &str) -> String {
     format!("id = \"{id}\"{HEAD}{fields}{TAIL}")
 }
 
-/// The shipped demo, which asks for a code first and needs no browser.
-fn pasting() -> String {
+/// The shipped demo with these flows, on a machine without a browser.
+fn demo(flows: &str) -> String {
     let shipped = fs::read_to_string(root().join("providers/demo.toml")).unwrap();
-    let swapped = shipped.replace("[\"loopback\", \"paste_code\"]", "[\"paste_code\", \"loopback\"]");
-    assert_ne!(shipped, swapped);
-    swapped.replace("image = \"browser\"", "image = \"base\"")
+    let changed =
+        shipped.replace("flows = [\"loopback\", \"paste_code\", \"device_code\"]", &format!("flows = [{flows}]"));
+    assert_ne!(shipped, changed);
+    changed.replace("image = \"browser\"", "image = \"base\"")
+}
+
+fn pasting() -> String {
+    demo("\"paste_code\", \"loopback\", \"device_code\"")
 }
 
 /// A daemon with these provider files, its demo server, and these lines of configuration.
@@ -131,6 +136,17 @@ impl<'a> Login<'a> {
         let (status, page) = self.daemon.call("GET", &format!("/api/auth/session/{}/oauth-url", self.id), None).await;
         assert_eq!((status, text(&page, "flow")), (200, "paste_code"), "{page}");
         text(&page, "url").to_owned()
+    }
+
+    /// The code that the tool of this try shows for the provider's page.
+    async fn shows(&self, attempt: u32) -> String {
+        let it = |session: &Value| session["login"]["userCode"].is_string() && session["login"]["attempt"] == attempt;
+        let session = self.daemon.wait_until(&self.id, "showing a code", BOOTS_WITHIN, it).await;
+        let login = &session["login"];
+        let (status, page) = self.daemon.call("GET", &format!("/api/auth/session/{}/oauth-url", self.id), None).await;
+        assert_eq!((status, &page["flow"], &page["userCode"]), (200, &json!("device_code"), &login["userCode"]));
+        assert_eq!(page["url"], login["verificationUrl"]);
+        text(login, "userCode").to_owned()
     }
 
     async fn enters(&self, code: &str) {
@@ -243,6 +259,24 @@ async fn codes_that_are_wrong_old_or_of_another_sign_in_are_refused_and_the_next
     login.completes().await;
     daemon.at.assert_nothing_left();
     assert!(!daemon.log().contains(&old) && !daemon.log().contains(mark), "{}", daemon.log());
+}
+
+#[tokio::test]
+async fn a_device_code_that_was_denied_elsewhere_is_tried_again_and_granted() {
+    need_vms!();
+    let daemon = daemon(&[demo("\"device_code\", \"paste_code\", \"loopback\"")], "").await;
+    let login = Login::start(&daemon, "u1", "demo").await;
+    let denied = login.shows(1).await;
+    decide(&daemon, &denied, "deny");
+    login.ends(1, "denied").await;
+    login.retry("device_code").await;
+    let code = login.shows(2).await;
+    assert_ne!(code, denied);
+    decide(&daemon, &code, "allow");
+    let content = login.completes().await;
+    assert_eq!(content["account"], "alice");
+    daemon.at.assert_nothing_left();
+    assert!(!daemon.log().contains(&code), "{}", daemon.log());
 }
 
 #[tokio::test]

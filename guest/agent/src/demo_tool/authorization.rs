@@ -94,7 +94,7 @@ fn random_text() -> Result<String, DemoError> {
 }
 
 /// A browser that does not start is no failure: the person has the URL.
-fn open_browser(url: &str) {
+pub fn open_browser(url: &str) {
     let Ok(browser) = std::env::var("BROWSER") else { return };
     let child = Command::new(browser).arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     if let Ok(mut child) = child {

@@ -1,11 +1,12 @@
 //! `airlock-demo-tool`: a small OAuth client for native apps (RFC 8252) with PKCE (RFC 7636), as a command-line tool
 //! that people sign in with has one: `login` and `status`. `login` waits for the browser on a port of its own, `login --paste` asks
-//! for the code that the server's page shows.
+//! for the code that the server's page shows, `login --device` shows one for that page.
 //!
 //! A refusal or a failure prints one line and ends with 1; nothing secret is printed except the URL that the person needs.
 
 mod authorization;
 mod callback;
+mod device;
 mod paste;
 mod tokens;
 
@@ -68,8 +69,8 @@ pub enum DemoError {
         /// Its error code (RFC 6749 section 5.2).
         error: String,
     },
-    /// The token answer is not one.
-    #[error("The server's answer is no token")]
+    /// The server's answer is not what was asked for.
+    #[error("The server's answer cannot be read")]
     Answer(#[from] serde_json::Error),
     /// Nobody is logged in.
     #[error("Not logged in")]
@@ -87,9 +88,10 @@ pub fn main(args: &[String]) -> ExitCode {
     let outcome = match words[..] {
         ["login"] => authorization::login(),
         ["login", "--paste"] => paste::login(),
+        ["login", "--device"] => device::login(),
         ["status"] => tokens::status(),
         _ => {
-            eprintln!("usage: airlock-demo-tool login [--paste] | status");
+            eprintln!("usage: airlock-demo-tool login [--paste|--device] | status");
             return ExitCode::from(2);
         }
     };

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::authorization::Issuer;
@@ -14,7 +15,7 @@ use super::{CLIENT_ID, DemoError, io};
 use crate::clock;
 use crate::http::percent_encode;
 
-/// How long the token endpoint may take.
+/// How long the server may take.
 const TOKEN_WITHIN: Duration = Duration::from_secs(30);
 /// Largest answer that is read.
 const MAX_ANSWER: u64 = 64 * 1024;
@@ -43,6 +44,18 @@ struct Answer {
     account: String,
 }
 
+/// What the server says to a request.
+pub type Said<T> = Result<T, Refusal>;
+
+/// An error answer (RFC 6749 section 5.2).
+#[derive(Debug)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// Its error code.
+    pub error: String,
+}
+
 /// Swaps the code for tokens.
 pub fn exchange(issuer: &Issuer, code: &str, redirect_uri: &str, verifier: &str) -> Result<Tokens, DemoError> {
     let form = [
@@ -52,29 +65,40 @@ pub fn exchange(issuer: &Issuer, code: &str, redirect_uri: &str, verifier: &str)
         ("client_id", CLIENT_ID),
         ("code_verifier", verifier),
     ];
-    let body = form.map(|(key, value)| format!("{key}={}", percent_encode(value))).join("&");
-    let (status, answer) = post(issuer, &body).map_err(io("ask the token endpoint"))?;
-    if status != 200 {
-        let json: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
-        let error = json.get("error").and_then(|error| error.as_str()).unwrap_or_default().to_owned();
-        return Err(DemoError::Token { status, error });
-    }
-    let answer: Answer = serde_json::from_slice(&answer)?;
-    Ok(Tokens {
+    ask(issuer, &form)?.map_err(|Refusal { status, error }| DemoError::Token { status, error })
+}
+
+/// Asks the token endpoint.
+pub fn ask(issuer: &Issuer, form: &[(&str, &str)]) -> Result<Said<Tokens>, DemoError> {
+    let answer: Said<Answer> = post(issuer, "/token", form)?;
+    Ok(answer.map(|answer| Tokens {
         access_token: answer.access_token,
         refresh_token: answer.refresh_token,
         token_type: answer.token_type,
         expires_at: clock::wall_ms() + answer.expires_in * 1000,
         account: answer.account,
-    })
+    }))
+}
+
+/// Sends a form; returns the JSON that is answered.
+pub fn post<T: DeserializeOwned>(issuer: &Issuer, path: &str, form: &[(&str, &str)]) -> Result<Said<T>, DemoError> {
+    let pairs = form.iter().map(|(key, value)| format!("{key}={}", percent_encode(value)));
+    let body = pairs.collect::<Vec<_>>().join("&");
+    let (status, answer) = send(issuer, path, &body).map_err(io("ask the server"))?;
+    if status != 200 {
+        let json: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+        let error = json.get("error").and_then(|error| error.as_str()).unwrap_or_default().to_owned();
+        return Ok(Err(Refusal { status, error }));
+    }
+    Ok(Ok(serde_json::from_slice(&answer)?))
 }
 
 /// One HTTP/1.1 request over a connection that the server closes. Returns status and body.
-fn post(issuer: &Issuer, body: &str) -> std::io::Result<(u16, Vec<u8>)> {
+fn send(issuer: &Issuer, path: &str, body: &str) -> std::io::Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect_timeout(&issuer.addr.into(), TOKEN_WITHIN)?;
     stream.set_read_timeout(Some(TOKEN_WITHIN))?;
     let head = format!(
-        "POST /token HTTP/1.1\r\nHost: {}\r\nContent-Type: application/x-www-form-urlencoded\r\nAccept: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/x-www-form-urlencoded\r\nAccept: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n",
         issuer.addr,
         body.len()

@@ -123,6 +123,17 @@ impl Grants {
         self.issue(client_id, &account, key, now)
     }
 
+    /// Tokens for a device whose person agreed.
+    pub fn for_device(
+        &mut self,
+        device_code: &str,
+        client_id: &str,
+        account: &str,
+        now: Instant,
+    ) -> Result<Issued, GrantError> {
+        self.issue(client_id, account, digest(device_code), now)
+    }
+
     /// New tokens for a refresh token, which is used up (rotation).
     pub fn refresh(&mut self, refresh_token: &str, client_id: &str, now: Instant) -> Result<Issued, GrantError> {
         let key = digest(refresh_token);
@@ -172,7 +183,7 @@ fn make_room<T>(map: &mut HashMap<[u8; 32], T>, issued: impl Fn(&T) -> Instant) 
 }
 
 /// 256 random bits in base64url.
-fn random_text() -> Result<String, getrandom::Error> {
+pub fn random_text() -> Result<String, getrandom::Error> {
     let mut bytes = [0u8; 32];
     getrandom::fill(&mut bytes)?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))

@@ -2,11 +2,14 @@
 //!
 //! Authorization code flow (RFC 6749 section 4.1) for native apps: PKCE with S256 is required (RFC 7636), the redirect goes to a
 //! loopback address on any port (RFC 8252 section 7.3), clients are public and need no registration, because a loopback redirect
-//! can only reach the machine that asked. A tool that a browser elsewhere cannot reach has the code shown, for its person to carry. Refresh tokens work; `GET /userinfo` says whose an access token is.
+//! can only reach the machine that asked. A tool that a browser elsewhere cannot reach has the code shown, for its person to carry,
+//! or shows a code itself (RFC 8628). Refresh tokens work; `GET /userinfo` says whose an access token is.
 //!
 //! It knows one account. Codes and tokens live in memory, bounded and hashed, and are forgotten at the end of the process: it is a
 //! demo and owns nothing durable. A refused request is an error page (when its redirect cannot be trusted) or an error redirect.
 
+mod device_flow;
+mod devices;
 mod grants;
 mod page;
 
@@ -27,6 +30,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use devices::{Answer, Devices};
 use grants::{GrantError, Grants, Issued};
 use request::{AuthorizeParams, AuthorizeRequest, Refused};
 
@@ -61,9 +65,14 @@ fn digest(text: &str) -> [u8; 32] {
 struct Idp {
     account: Account,
     grants: Mutex<Grants>,
+    devices: Mutex<Devices>,
 }
 
 impl Idp {
+    fn devices(&self) -> std::sync::MutexGuard<'_, Devices> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn grants(&self) -> std::sync::MutexGuard<'_, Grants> {
         self.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,10 +83,12 @@ pub fn router(account: Account) -> Router {
     Router::new()
         .route(AUTHORIZE_PATH, get(show_form).post(submit_form))
         .route(TOKEN_PATH, post(token))
+        .route("/device_authorization", post(device_flow::begin))
+        .route("/device", get(device_flow::show).post(device_flow::submit))
         .route("/userinfo", get(userinfo))
         .route("/health", get(|| async { "ok" }))
         .layer(DefaultBodyLimit::max(16 * 1024))
-        .with_state(Arc::new(Idp { account, grants: Mutex::new(Grants::default()) }))
+        .with_state(Arc::new(Idp { account, grants: Mutex::default(), devices: Mutex::default() }))
 }
 
 /// Serves alone until `shutdown` completes.
@@ -164,6 +175,8 @@ struct TokenForm {
     code_verifier: String,
     #[serde(default)]
     refresh_token: String,
+    #[serde(default)]
+    device_code: String,
 }
 
 async fn token(State(idp): State<Arc<Idp>>, form: Result<Form<TokenForm>, FormRejection>) -> Response {
@@ -174,11 +187,21 @@ async fn token(State(idp): State<Arc<Idp>>, form: Result<Form<TokenForm>, FormRe
             idp.grants().redeem_code(&form.code, &form.client_id, &form.redirect_uri, &form.code_verifier, now)
         }
         "refresh_token" => idp.grants().refresh(&form.refresh_token, &form.client_id, now),
-        _ => return token_error("unsupported_grant_type", "authorization_code and refresh_token are supported"),
+        device_flow::GRANT_TYPE => {
+            let answer = idp.devices().ask(&form.device_code, &form.client_id, now);
+            match answer {
+                Answer::Error(error) => return token_error(error, "see RFC 8628 section 3.5"),
+                Answer::Granted => idp.grants().for_device(&form.device_code, &form.client_id, &idp.account.user, now),
+            }
+        }
+        _ => {
+            let description = "authorization_code, refresh_token and device codes are supported";
+            return token_error("unsupported_grant_type", description);
+        }
     };
     match issued {
         Ok(Issued { access_token, refresh_token, expires_in_s, account }) => {
-            if form.grant_type == "authorization_code" {
+            if form.grant_type != "refresh_token" {
                 // `cargo xtask bench login` measures from here.
                 tracing::info!("code exchanged");
             }

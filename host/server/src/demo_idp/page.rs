@@ -47,7 +47,8 @@ pub fn login(request: &AuthorizeRequest, params: &AuthorizeParams, wrong_for: Op
         user = escape(wrong_for.unwrap_or_default()),
     );
     // Browsers apply form-action to the redirect that follows the form as well.
-    let form_action = request.redirect_origin().map_or_else(|| "'self'".to_owned(), |origin| format!("'self' {origin}"));
+    let form_action =
+        request.redirect_origin().map_or_else(|| "'self'".to_owned(), |origin| format!("'self' {origin}"));
     page(StatusCode::OK, &body, &form_action)
 }
 
@@ -61,9 +62,33 @@ pub fn code(code: &str, state: &str) -> Response {
     page(StatusCode::OK, &body, "'none'")
 }
 
+/// Where the code of a tool on another device is typed (RFC 8628 section 3.3). `wrong`: what was the matter with the last try.
+pub fn device(wrong: Option<&str>) -> Response {
+    let error = wrong.map_or_else(String::new, |why| format!("<p class=\"error\" role=\"alert\">{}</p>", escape(why)));
+    let body = format!(
+        "<main><h1>Airlock demo sign-in</h1><p>Type the code that your tool shows. Go on only if you started it yourself.</p>{error}\
+         <form method=\"post\" action=\"/device\" autocomplete=\"off\">\
+         <label>Code<input name=\"user_code\" required autofocus></label>\
+         <label>User name<input name=\"username\" required></label>\
+         <label>Password<input name=\"password\" type=\"password\" required></label>\
+         <button type=\"submit\" name=\"decision\" value=\"allow\">Sign in</button>\
+         <button type=\"submit\" name=\"decision\" value=\"deny\" class=\"quiet\">Deny</button></form></main>"
+    );
+    page(StatusCode::OK, &body, "'self'")
+}
+
 /// What the person decided, for a tool that has no page of its own.
 pub fn denied() -> Response {
     page(StatusCode::OK, "<main><h1>Denied</h1><p>The tool gets nothing. You can close this page.</p></main>", "'none'")
+}
+
+/// The same, of the other decision.
+pub fn allowed() -> Response {
+    page(
+        StatusCode::OK,
+        "<main><h1>Signed in</h1><p>Go back to your tool. You can close this page.</p></main>",
+        "'none'",
+    )
 }
 
 /// A request that cannot be answered with a redirect.

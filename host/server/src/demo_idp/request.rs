@@ -46,8 +46,7 @@ pub enum Refused {
 impl AuthorizeRequest {
     /// Checks everything that does not need the account.
     pub fn validate(params: &AuthorizeParams) -> Result<Self, Refused> {
-        let is_client_char = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        if params.client_id.is_empty() || params.client_id.len() > 64 || !params.client_id.chars().all(is_client_char) {
+        if !is_client_id(&params.client_id) {
             return Err(Refused::Page("client_id is missing or malformed"));
         }
         let redirect = match params.redirect_uri.as_str() {
@@ -98,6 +97,11 @@ impl AuthorizeRequest {
     pub fn redirect_origin(&self) -> Option<String> {
         Some(self.redirect.as_ref()?.origin().ascii_serialization())
     }
+}
+
+/// Whether a client may call itself so.
+pub fn is_client_id(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
 }
 
 /// RFC 8252 section 7.3: http, loopback, any port; no user information, no fragment.

@@ -178,6 +178,31 @@ async fn a_code_without_a_way_back_is_shown_with_the_tool_s_mark() {
 }
 
 #[tokio::test]
+async fn a_device_gets_tokens_when_its_person_agreed() {
+    let idp = idp();
+    let begun = json(post(&idp, "/device_authorization", &[("client_id", "demo-tool")]).await).await;
+    assert_eq!(begun["verification_uri"], "http://192.168.100.1:4080/device");
+    let (device_code, user_code) = (begun["device_code"].as_str().unwrap(), begun["user_code"].as_str().unwrap());
+    let ask = async || {
+        let form = [("grant_type", device_flow::GRANT_TYPE), ("device_code", device_code), ("client_id", "demo-tool")];
+        json(post(&idp, "/token", &form).await).await
+    };
+    assert_eq!(ask().await["error"], "authorization_pending");
+    let decide = async |user_code, password| {
+        let form = [("user_code", user_code), ("username", "alice"), ("password", password), ("decision", "allow")];
+        text(post(&idp, "/device", &form).await).await
+    };
+    assert!(decide(user_code, "wrong").await.contains("password is wrong"));
+    assert!(decide("BBBB-BBBB", "correct horse").await.contains("No tool waits"));
+    assert!(decide(user_code, "correct horse").await.contains("Signed in"));
+    let tokens = ask().await;
+    assert_eq!((&tokens["account"], tokens["access_token"].is_string()), (&"alice".into(), true));
+    assert_eq!(ask().await["error"], "invalid_grant");
+    let nobody = json(post(&idp, "/device_authorization", &[("client_id", "")]).await).await;
+    assert_eq!(nobody["error"], "invalid_client");
+}
+
+#[tokio::test]
 async fn a_redirect_that_is_not_loopback_is_never_followed() {
     let mut pairs = params();
     pairs[2].1 = "https://evil.example/cb";
