@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use person::{PASSWORD, sign_in};
 use serde_json::Value;
+use support::canary::in_files;
 use support::{AIRLOCK, Daemon, Wanted, lines, text};
 use vendors::Vendors;
 
@@ -101,10 +102,9 @@ async fn codex_signs_in_and_its_files_work_elsewhere() {
     assert!(status.status.success() && said.contains("Logged in using ChatGPT"), "{status:?}");
 
     // Neither the password nor a token is anywhere in the clear.
-    for secret in [PASSWORD, text(&auth["tokens"], "access_token"), text(&auth["tokens"], "refresh_token")] {
-        let found = person::files_with(daemon.at.state.path(), secret);
-        assert!(found.is_empty(), "plaintext left: {found:?}");
-    }
+    let secrets = [PASSWORD, text(&auth["tokens"], "access_token"), text(&auth["tokens"], "refresh_token")];
+    let found = in_files(daemon.at.state.path(), &secrets);
+    assert!(found.is_empty(), "plaintext left: {found:?}");
 }
 
 #[tokio::test]

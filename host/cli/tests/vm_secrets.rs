@@ -4,33 +4,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[path = "support/person.rs"]
+mod person;
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
+use person::{PASSWORD, sign_in};
 use serde_json::{Value, json};
 use support::canary::{in_files, in_memory, in_processes};
 use support::{Daemon, Installation, Wanted, text};
-
-const PASSWORD: &str = "canary-password-9d21";
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
-}
-
-/// Plays the person at the page of the demo provider.
-fn sign_in(link: &str) {
-    let dir = std::env::var_os("E2E_ARTIFACTS").map_or_else(|| root().join("artifacts"), PathBuf::from).join("secrets");
-    fs::create_dir_all(&dir).unwrap();
-    let mut person = Command::new("node");
-    person.arg("e2e/sign-in.mjs").args(["--url", link, "--user", "alice", "--events-timeout", "240", "--artifacts"]);
-    let out = person.arg(dir).current_dir(root()).env("E2E_PASSWORD", PASSWORD).stdin(Stdio::null()).output().unwrap();
-    let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(out.status.success(), "{stdout}{stderr}");
-}
 
 #[tokio::test]
 async fn secrets_of_a_real_sign_in_are_found_nowhere() {
@@ -44,7 +29,8 @@ async fn secrets_of_a_real_sign_in_are_found_nowhere() {
     let daemon = Daemon::attach(child, at, base).await;
     let started = daemon.start_session("u1", "demo").await;
     let (id, link) = (text(&started, "sessionId").to_owned(), text(&started, "novncURL").to_owned());
-    sign_in(&link);
+    let (ok, outcome) = sign_in(&link, "secrets", &[]);
+    assert!(ok, "{outcome}\n{}", daemon.log());
     let session = daemon.wait_for(&id, &["completed"], Duration::from_secs(20)).await;
     daemon.call("DELETE", &format!("/api/vms/{}", text(&session, "vmId")), None).await;
     daemon.at.assert_nothing_left();

@@ -3,64 +3,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[path = "support/person.rs"]
+mod person;
 mod support;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use airlock_protocol::Stage;
+use person::{PASSWORD, sign_in};
 use serde_json::{Value, json};
+use support::canary::in_files;
 use support::{Daemon, Wanted, assert_timeline, text};
-
-const PASSWORD: &str = "canary-password-7f3a";
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
-}
-
-fn artifacts(test: &str) -> PathBuf {
-    let dir = std::env::var_os("E2E_ARTIFACTS").map_or_else(|| root().join("artifacts"), PathBuf::from).join(test);
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
-}
 
 async fn demo_daemon() -> Daemon {
     Daemon::start(&Wanted { demo_password: Some(PASSWORD), ..Wanted::default() }).await
-}
-
-/// Plays the person; returns the last line of the script as JSON.
-fn person(url: &str, test: &str, more: &[&str]) -> (bool, Value) {
-    let out = Command::new("node")
-        .arg("e2e/sign-in.mjs")
-        .args(["--url", url, "--user", "alice", "--events-timeout", "240", "--artifacts"])
-        .arg(artifacts(test))
-        .args(more)
-        .current_dir(root())
-        .env("E2E_PASSWORD", PASSWORD)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    println!("{stdout}{stderr}");
-    let last = stdout.lines().rev().find_map(|line| serde_json::from_str(line).ok());
-    (out.status.success(), last.unwrap_or(Value::Null))
-}
-
-/// Every file below `dir`, searched for `needle`.
-fn files_with(dir: &Path, needle: &str, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).unwrap().flatten() {
-        let path = entry.path();
-        let kind = entry.file_type().unwrap();
-        if kind.is_dir() {
-            files_with(&path, needle, found);
-        } else if kind.is_file()
-            && std::fs::read(&path)
-                .is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle.as_bytes()))
-        {
-            found.push(path);
-        }
-    }
 }
 
 #[tokio::test]
@@ -71,7 +27,7 @@ async fn a_person_signs_in_and_the_credential_is_sealed() {
     let started = daemon.start_session("u1", "demo").await;
     let id = text(&started, "sessionId").to_owned();
     let link = text(&started, "novncURL").to_owned();
-    let (ok, outcome) = person(&link, "sign-in", &[]);
+    let (ok, outcome) = sign_in(&link, "sign-in", &[]);
     assert!(ok, "{}\n{outcome}", daemon.log());
     println!("signed in after {:.1} s", asked.elapsed().as_secs_f64());
     let session = daemon.wait_for(&id, &["completed"], Duration::from_secs(20)).await;
@@ -114,12 +70,9 @@ async fn a_person_signs_in_and_the_credential_is_sealed() {
     // A used link is refused, and no plaintext of token or password is left anywhere.
     let reopened = reqwest::get(&link).await.unwrap();
     assert!(reopened.status().is_client_error(), "{}", reopened.status());
-    for (needle, allowed) in [(secret.as_str(), None), (PASSWORD, Some(daemon.at.config.clone()))] {
-        let mut found = Vec::new();
-        files_with(daemon.at.state.path(), needle, &mut found);
-        found.retain(|path| Some(path) != allowed.as_ref());
-        assert!(found.is_empty(), "plaintext left: {found:?}");
-    }
+    let mut found = in_files(daemon.at.state.path(), &[&secret, PASSWORD]);
+    found.retain(|(path, mark)| !(*path == daemon.at.config && mark == PASSWORD));
+    assert!(found.is_empty(), "plaintext left: {found:?}");
 }
 
 #[tokio::test]
@@ -127,7 +80,7 @@ async fn a_wrong_password_is_answered_by_the_page_and_costs_nothing() {
     need_vms!();
     let daemon = demo_daemon().await;
     let started = daemon.start_session("u2", "demo").await;
-    let (ok, outcome) = person(text(&started, "novncURL"), "wrong-password", &["--wrong-first"]);
+    let (ok, outcome) = sign_in(text(&started, "novncURL"), "wrong-password", &["--wrong-first"]);
     assert!(ok, "{}\n{outcome}", daemon.log());
     let (status, credentials) = daemon.call("GET", "/api/auth/credentials/u2", None).await;
     assert_eq!((status, credentials["credentials"].as_array().map(Vec::len)), (200, Some(1)));
@@ -138,7 +91,7 @@ async fn a_closed_browser_comes_back_and_the_sign_in_goes_on() {
     need_vms!();
     let daemon = demo_daemon().await;
     let started = daemon.start_session("u3", "demo").await;
-    let (ok, outcome) = person(text(&started, "novncURL"), "closed-browser", &["--close-browser"]);
+    let (ok, outcome) = sign_in(text(&started, "novncURL"), "closed-browser", &["--close-browser"]);
     assert!(ok, "{}\n{outcome}", daemon.log());
     let id = text(&started, "sessionId");
     assert_eq!(daemon.session(id).await["state"], "completed");

@@ -42,20 +42,3 @@ pub fn sign_in(url: &str, test: &str, more: &[&str]) -> (bool, Value) {
     let last = stdout.lines().rev().find_map(|line| serde_json::from_str(line).ok());
     (out.status.success(), last.unwrap_or(Value::Null))
 }
-
-/// Every file below `dir` that holds `needle`.
-pub fn files_with(dir: &Path, needle: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).unwrap().flatten() {
-        let (path, kind) = (entry.path(), entry.file_type().unwrap());
-        if kind.is_dir() {
-            found.extend(files_with(&path, needle));
-        } else if kind.is_file() {
-            let bytes = std::fs::read(&path).unwrap_or_default();
-            if bytes.windows(needle.len()).any(|window| window == needle.as_bytes()) {
-                found.push(path);
-            }
-        }
-    }
-    found
-}
