@@ -10,10 +10,15 @@ use tokio::net::TcpListener;
 
 use crate::failure::{FAILED, Failure, Outcome, REFUSED, USAGE};
 
-/// Before any secret is in this process: nobody dumps it, nobody but root reads its memory.
+/// Before any secret is in this process: nobody dumps it, nobody but root reads its memory, none of it is swapped.
 fn harden() {
     if let Err(error) = airlock_effects::secret::harden_process() {
         tracing::warn!(%error, "the daemon's memory can be dumped: LimitCORE=0 of its unit helps");
+    }
+    match airlock_effects::secret::keep_out_of_swap() {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!("the daemon's memory may be swapped, all but its keys: CAP_IPC_LOCK helps"),
+        Err(error) => tracing::warn!(%error, "the daemon's memory may be swapped, all but its keys"),
     }
 }
 

@@ -314,6 +314,13 @@ async fn marked_secrets_of_a_sign_in_are_found_nowhere() {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert!(core.split_whitespace().nth(4) == Some("0"), "{core}");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let kib = |name: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let told = log.contains("memory may be swapped");
+    assert!(kib("VmLck:") > kib("VmRSS:") || told, "neither kept from swap nor told: {status}");
     let found = in_memory(pid, &MARKS);
     println!("{}", json!({"canary": "daemon", "marks": MARKS.len(), "memory": found.len()}));
     assert!(found.is_empty(), "in the daemon's memory: {found:#?}");

@@ -1,4 +1,4 @@
-//! Keys in memory and where they are read from; and a process whose memory nobody dumps.
+//! Keys in memory and where they are read from; and a process whose memory nobody dumps or swaps.
 //!
 //! A key is read straight into its page ([`SecretKey`]): it is never on the heap, in a buffer of the runtime or on disk. Files are
 //! taken only when nobody but their owner (this user or root) may read them. A failure names the place and leaves nothing.
@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
 use crate::sys;
 use crate::sys::page::SecretPage;
@@ -224,6 +224,28 @@ pub fn harden_process() -> io::Result<()> {
     Ok(())
 }
 
+/// Keeps this process's memory out of swap, so that nothing of what passes through it (frames, credentials, answers) gets to a disk.
+/// False, with nothing done, where it may not lock as much as it likes: then the kernel would refuse what it asks for later.
+/// Children are as they would be (mlockall(2)).
+pub fn keep_out_of_swap() -> io::Result<bool> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    let read = |name: &str| std::fs::read_to_string(Path::new("/proc/self").join(name));
+    if limit != RLIM_INFINITY && !ignores_the_limit(&read("status")?, &read("uid_map")?) {
+        return Ok(false);
+    }
+    sys::lock_all_memory()?;
+    Ok(true)
+}
+
+/// Whether the limit of locked memory is none for a process with this `status` and `uid_map` of /proc: CAP_IPC_LOCK counts in the
+/// first user namespace only (capabilities(7), user_namespaces(7)).
+fn ignores_the_limit(status: &str, uid_map: &str) -> bool {
+    const CAP_IPC_LOCK: u64 = 1 << 14;
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let held = held.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or_default();
+    held & CAP_IPC_LOCK != 0 && uid_map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,6 +308,16 @@ mod tests {
         for bad in [-1, 0, 2, i32::MAX] {
             assert!(matches!(SecretKey::read_inherited(bad, "fd"), Err(KeyError::Open { .. })), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_limit_of_locked_memory_is_none_for_who_may_lock_on_the_whole_host() {
+        let (may, first) = ("Name:\tx\nCapEff:\t000001ffffffffff\n", "         0          0 4294967295\n");
+        assert!(ignores_the_limit(may, first));
+        assert!(ignores_the_limit("CapEff:\t0000000000004000\n", first));
+        assert!(!ignores_the_limit("CapEff:\t000001ffffffbfff\n", first), "everything but CAP_IPC_LOCK");
+        assert!(!ignores_the_limit(may, "         0       1000          1\n"), "root of a namespace of its own");
+        assert!(!ignores_the_limit("", "") && !ignores_the_limit("CapEff:\tx\n", first));
     }
 
     #[test]

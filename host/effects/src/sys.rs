@@ -27,6 +27,13 @@ mod ioctl {
     nix::ioctl_read_bad!(tungetiff, nix::request_code_read!(b'T', 210, size_of::<libc::c_uint>()), libc::ifreq);
 }
 
+/// mlockall(2): every page that this process touches from now on stays in RAM, whenever it was or will be mapped.
+pub fn lock_all_memory() -> io::Result<()> {
+    let what = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    // SAFETY: changes where this process's pages are kept, not what they hold.
+    if unsafe { libc::mlockall(what) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 fn ifreq(name: &str) -> io::Result<libc::ifreq> {
     if name.is_empty() || name.len() >= libc::IFNAMSIZ || !name.bytes().all(|b| b.is_ascii_graphic() && b != b'/') {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
