@@ -76,11 +76,11 @@ fn threads(active: &str) -> Fact {
 pub fn probed(state_dir: &Path) -> Fact {
     let cache = state_dir.join("cache");
     match crate::probe::firecracker::last(&cache) {
-        None => Fact::good("firecracker_probe", false, "no probe guest was booted yet; the first start does it"),
-        Some(verdict) if verdict.usable => Fact::good("firecracker_probe", false, verdict.reason),
+        None => Fact::good("probe_guest", false, "no probe guest was booted yet; the first start does it"),
+        Some(verdict) if verdict.usable => Fact::good("probe_guest", false, verdict.reason),
         Some(verdict) => {
             let remedy = "nothing, if this host has no hardware virtualization: driver auto runs guests in QEMU";
-            Fact::bad("firecracker_probe", false, verdict.reason, remedy)
+            Fact::bad("probe_guest", false, verdict.reason, remedy)
         }
     }
 }
