@@ -42,7 +42,7 @@ pub enum SessionCommand {
     },
     /// Type the code that the provider's page shows; it is read from the standard input
     Code { id: String },
-    /// Try a login that failed again, in the same machine
+    /// Try a login that failed again, in the same machine; in another flow also one that still runs
     Retry {
         id: String,
         /// Another flow of the provider

@@ -280,6 +280,27 @@ async fn a_device_code_that_was_denied_elsewhere_is_tried_again_and_granted() {
 }
 
 #[tokio::test]
+async fn who_cannot_sign_in_one_way_takes_another_without_waiting_for_its_end() {
+    need_vms!();
+    let daemon = daemon(&[demo("\"loopback\", \"device_code\", \"paste_code\"")], "").await;
+    let login = Login::start(&daemon, "u1", "demo").await;
+    let waits = |session: &Value| session["state"] == "awaiting_user";
+    daemon.wait_until(&login.id, "waiting for the browser", BOOTS_WITHIN, waits).await;
+    let machine = daemon.at.vmms();
+    assert_eq!(login.refused("retry", Some(json!({"flow": "loopback"}))).await, "login_not_failed");
+    login.retry("device_code").await;
+    let code = login.shows(2).await;
+    login.retry("paste_code").await;
+    let page = login.asks(3).await;
+    // Nobody waits for that one any more.
+    decide(&daemon, &code, "allow");
+    assert_eq!(daemon.at.vmms(), machine);
+    login.enters(&code_of(&daemon, &page)).await;
+    login.completes().await;
+    daemon.at.assert_nothing_left();
+}
+
+#[tokio::test]
 async fn who_waits_at_a_terminal_is_told_and_takes_the_sign_in_back() {
     need_vms!();
     let daemon = daemon(&[pasting()], "").await;
@@ -454,7 +475,7 @@ async fn two_users_of_one_provider_see_nothing_of_each_other() {
     assert_eq!(reqwest::get(&crossed).await.unwrap().status(), 403);
     let (cookie_one, cookie_two) = (opened(&one.link).await, opened(&two.link).await);
     assert_ne!(cookie_one, cookie_two);
-    for what in ["", "/events", "/timeline", "/oauth-url", "/diagnosis"] {
+    for what in ["", "/events", "/timeline", "/oauth-url", "/diagnosis", "/vnc"] {
         assert_eq!(as_viewer(&daemon, &cookie_one, &two.id, what).await, 401, "{what}");
         assert_eq!(as_viewer(&daemon, &cookie_two, &one.id, what).await, 401, "{what}");
     }

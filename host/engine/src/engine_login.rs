@@ -98,7 +98,9 @@ impl LoginError {
         match self {
             Self::NoLogin { .. } | Self::NoUrl { .. } => "wait until the session is awaiting_user: GET .../events",
             Self::NoCodeWanted { .. } => "wait until the session's login has codeWanted",
-            Self::NotFailed { .. } => "retry when the session's login has an outcome; cancel the session to end it",
+            Self::NotFailed { .. } => {
+                "retry when the session's login has an outcome, or in another flow of the provider; cancel the session to end it"
+            }
             Self::NoSuchFlow { .. } => "see the provider's file for its flows, or leave the flow out",
             Self::BadUrl => "send the page's whole address",
             Self::BadCode => "copy the whole code that the provider's page shows, without line ends",
@@ -146,14 +148,15 @@ impl Engine {
         self.session(id).await
     }
 
-    /// Tries a login that failed again, in the same VM; in another flow of the provider if one is given.
+    /// Tries a login that failed again, in the same VM; in another flow of the provider if one is given, which need not wait until
+    /// the one before failed.
     pub async fn retry_login(&self, id: SessionId, flow: Option<Flow>) -> Result<SessionRecord, Error> {
         let (session, login) = self.session_with_login(id).await?;
         let flow = flow.unwrap_or(login.flow);
         if !self.providers().iter().any(|provider| provider.id == session.provider && provider.offers(flow)) {
             return Err(LoginError::NoSuchFlow { provider: session.provider, flow }.into());
         }
-        if login.outcome.is_none() {
+        if login.outcome.is_none() && flow == login.flow {
             return Err(LoginError::NotFailed { id, attempt: login.attempt }.into());
         }
         self.tell(&session, |answer| Order::Retry { flow, answer }).await?;

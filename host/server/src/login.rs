@@ -48,7 +48,7 @@ pub async fn code(
     sessions::view_for(&app, &record, &caller).await
 }
 
-/// Try a login that failed again, in the same machine. The body may be left out.
+/// Try a login that failed again, in the same machine; in another flow also one that still runs. The body may be left out.
 #[utoipa::path(post, path = "/api/auth/session/{id}/retry", params(("id" = String, Path)), request_body = RetryRequest,
     responses((status = 200, body = SessionView), (status = "default", body = ErrorBody)))]
 pub async fn retry(

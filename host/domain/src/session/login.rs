@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! attempt 1 ── URL [, user code | code wanted] ──> captured
+//!     ├── retry in another flow ──────────────────> attempt 2 ...
 //!     └── outcome ──> kept for a retry ── retry ──> attempt 2 ...
 //!                          └── nobody retries in time ──> the session fails with the outcome's cause
 //! ```
@@ -44,7 +45,7 @@ pub enum Step {
     Fail(Outcome, String),
 }
 
-/// There is nothing to try again.
+/// There is nothing to try again: the same would run again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("attempt {attempt} of the login has not failed")]
 pub struct NotFailed {
@@ -119,9 +120,10 @@ impl Login {
         (self.url, self.user_code, self.code_wanted) = (None, None, false);
     }
 
-    /// Begins the next attempt, in `flow`.
+    /// Begins the next attempt, in `flow`. One that still runs gives way only to another flow: whoever cannot sign in this way
+    /// need not wait for its end.
     pub fn retry(&mut self, flow: Flow) -> Result<(), NotFailed> {
-        if self.outcome.is_none() {
+        if self.outcome.is_none() && flow == self.flow {
             return Err(NotFailed { attempt: self.attempt });
         }
         *self = Self { attempt: self.attempt + 1, ..Self::new(flow) };
@@ -208,6 +210,19 @@ mod tests {
         login.on(1, &LoginEvent::CodeWanted, 0, 9);
         login.forget_secrets();
         assert_eq!(login, Login::new(Flow::DeviceCode));
+    }
+
+    #[test]
+    fn an_attempt_that_runs_gives_way_to_another_flow() {
+        let mut login = Login::new(Flow::Loopback);
+        let page = LoginEvent::UrlSeen { url: secret("https://i/"), source: UrlSource::Shim };
+        assert_eq!(login.on(1, &page, 0, 9), Step::Changed);
+        assert_eq!(login.retry(Flow::Loopback), Err(NotFailed { attempt: 1 }));
+        login.retry(Flow::DeviceCode).unwrap();
+        assert_eq!((login.attempt, login.flow, &login.url), (2, Flow::DeviceCode, &None));
+        // The tool that was ended for it says so.
+        assert_eq!(login.on(1, &ended(Outcome::CliExited), 5, 9), Step::Nothing);
+        assert_eq!(login.outcome, None);
     }
 
     #[test]
