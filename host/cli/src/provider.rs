@@ -106,7 +106,8 @@ async fn try_out(global: &Global, provider: &Provider, user: &str) -> Outcome {
     ended?;
     let page_seen = page.as_ref().map(|page| without_query(page.url.expose()));
     let login = session.login.as_ref();
-    let outcome = login.and_then(|login| login.outcome.clone()).or_else(|| session.cause.clone());
+    // A session that failed has a cause for good; its login goes with its machine.
+    let outcome = session.cause.clone().or_else(|| login.and_then(|login| login.outcome.clone()));
     let has_code = page.as_ref().is_some_and(|page| page.user_code.is_some());
     let body = json!({"id": provider.id, "flow": login.map(|login| &login.flow), "page": page_seen, "userCode": has_code,
         "codeWanted": login.is_some_and(|login| login.code_wanted), "outcome": outcome});

@@ -301,6 +301,29 @@ async fn who_cannot_sign_in_one_way_takes_another_without_waiting_for_its_end() 
 }
 
 #[tokio::test]
+async fn a_provider_s_file_is_tried_up_to_its_page_and_nothing_of_that_stays() {
+    need_vms!();
+    let missing = odd("missing", "command = [\"no-such-tool\"]");
+    let daemon = daemon(&[pasting(), missing], "").await;
+    let check = |number: u32| {
+        let file = daemon.at.state.path().join(format!("providers/{number}.toml"));
+        let out = daemon.cli(&["provider", "check", file.to_str().unwrap(), "--run", "--json"]);
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        daemon.at.assert_nothing_left();
+        (out.status.code(), serde_json::from_str::<Value>(said.lines().last().unwrap()).unwrap())
+    };
+    let (code, shown) = check(0);
+    assert_eq!((code, text(&shown, "page")), (Some(0), "http://192.168.100.1:4080/authorize"), "{shown}");
+    assert_eq!((text(&shown, "flow"), &shown["outcome"]), ("paste_code", &Value::Null));
+    let (code, failed) = check(1);
+    assert_eq!((code, text(&failed, "outcome")), (Some(1), "login_tool_missing"), "{failed}");
+    assert_eq!(failed["page"], Value::Null);
+    let (_, sessions) = daemon.call("GET", "/api/auth/sessions/provider-check", None).await;
+    let states = sessions["sessions"].as_array().unwrap().iter().map(|session| text(session, "state").to_owned());
+    assert_eq!(states.collect::<Vec<_>>(), ["failed", "cancelled"]);
+}
+
+#[tokio::test]
 async fn who_waits_at_a_terminal_is_told_and_takes_the_sign_in_back() {
     need_vms!();
     let daemon = daemon(&[pasting()], "").await;
