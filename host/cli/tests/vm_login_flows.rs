@@ -363,6 +363,21 @@ async fn who_waits_at_a_terminal_is_told_and_takes_the_sign_in_back() {
 }
 
 #[tokio::test]
+async fn a_sign_in_that_nobody_finishes_expires_with_its_tool_and_its_page() {
+    need_vms!();
+    let daemon = daemon(&[pasting()], "session_deadline_s = 15\n").await;
+    let login = Login::start(&daemon, "u1", "demo").await;
+    let page = login.asks(1).await;
+    let session = daemon.wait_for(&login.id, &["expired"], ANSWERS_WITHIN).await;
+    assert!(session["endedAt"].is_string() && session["login"]["codeWanted"] != true, "{session}");
+    assert_eq!(login.refused("code", Some(json!({"code": code_of(&daemon, &page)}))).await, "session_ended");
+    assert_eq!(login.refused("retry", Some(json!({"flow": "loopback"}))).await, "session_ended");
+    login.gone().await;
+    login.nothing_stored().await;
+    daemon.at.assert_nothing_left();
+}
+
+#[tokio::test]
 async fn a_daemon_that_comes_back_knows_how_the_login_stands() {
     need_vms!();
     let mut daemon = daemon(&[pasting()], "").await;
