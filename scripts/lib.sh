@@ -54,7 +54,6 @@ BUILD_PACKAGES=(
 # Packages that only the tests need.
 TEST_PACKAGES=(
   "faketime|lets a daemon's clock jump"
-  "openssl|makes the test CA of the tools' vendors"
   "busybox-static|a DHCP client that others wrote"
   "chromium|plays the person in front of the viewer"
   "tigervnc-standalone-server|a real RFB server for the viewer's tests"
