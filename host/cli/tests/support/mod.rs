@@ -272,6 +272,16 @@ impl Daemon {
         fields.filter(|fields| fields[1].ends_with(&ours) && !matches!(fields[3], "0A" | "06")).count()
     }
 
+    /// What each thread of the daemon waits for, by /proc: of one that does not answer it says where it hangs.
+    fn threads(&self) -> String {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
+        let facts = tasks.map(|task| {
+            let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default().trim().to_owned();
+            format!("thread {:?} {} waits in {}: {}\n", task.file_name(), read("comm"), read("wchan"), read("syscall"))
+        });
+        facts.collect()
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(self.at.state.path().join("daemon.log")).unwrap_or_default()
     }
@@ -290,7 +300,8 @@ impl Daemon {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let response = request.timeout(Duration::from_secs(60)).send().await.unwrap();
+        let sent = request.timeout(Duration::from_secs(60)).send().await;
+        let response = sent.unwrap_or_else(|error| panic!("{path}: {error:?}\n{}", self.threads()));
         let status = response.status().as_u16();
         let text = response.text().await.unwrap();
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
